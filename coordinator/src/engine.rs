@@ -1,0 +1,187 @@
+//! The engine: the door between whoever wants something changed or read and the replicated state.
+//!
+//! [`Engine`] is a cheap handle with two sides. *Proposals* go through a bounded queue to a driver that makes
+//! them durable and has them applied (the Raft driver of [`crate::replication`]; [`direct`] without a log, for
+//! tests). *Reads* look at [`Cluster`] under a read lock, after [`Engine::linearize`] where a client could compare
+//! the answer with its own writes. Cold rows come straight from the store.
+//!
+//! The write lock is held by exactly one thread, the one that applies.
+
+use crate::state::{Action, Batch, Cluster, Command, Event, IdempotencyKey, Reply, Stamp};
+use crate::store::{self, Store};
+use lote_shared::model::{AccountId, Timestamp};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// Commands that may wait for the driver before callers are told to come back.
+pub const QUEUE_MAX: usize = 8_192;
+/// Events that a slow listener may lag behind before it must look at the state anew.
+const EVENTS_MAX: usize = 16_384;
+
+/// Why a proposal or a linearizable read was not answered. The command may still be applied later.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("too many requests are waiting")]
+    Busy,
+    #[error("the cluster has no quorum or this coordinator is stopping")]
+    NoQuorum,
+    #[error("the command has {size} bytes; the limit is {limit}")]
+    TooLarge { size: u64, limit: u64 },
+}
+
+/// One command on its way to the log.
+#[derive(Debug)]
+pub struct Proposal {
+    pub command: Command,
+    /// `Command::encode` of it.
+    pub bytes: Vec<u8>,
+    pub answer: oneshot::Sender<Result<Reply, Unavailable>>,
+}
+
+/// What linearizable reads ask the driver.
+#[derive(Debug)]
+pub enum Request {
+    Propose(Proposal),
+    /// Answer once this member has applied everything that was committed when this was asked.
+    Linearize(oneshot::Sender<Result<(), Unavailable>>),
+}
+
+#[derive(Debug)]
+struct Shared {
+    cluster: RwLock<Cluster>,
+    store: Arc<dyn Store>,
+    events: broadcast::Sender<Arc<Vec<Event>>>,
+}
+
+/// Handle to the state; clone freely.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Engine {
+    /// The handle, and the queue for the driver.
+    pub fn new(cluster: Cluster, store: Arc<dyn Store>) -> (Engine, mpsc::Receiver<Request>) {
+        let (requests, queue) = mpsc::channel(QUEUE_MAX);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let shared = Shared { cluster: RwLock::new(cluster), store, events };
+        (Engine { shared: Arc::new(shared), requests }, queue)
+    }
+
+    /// Has a command made durable on a quorum and applied; the reply is the state's.
+    pub async fn propose(&self, account: AccountId, action: Action) -> Result<Reply, Unavailable> {
+        let key = IdempotencyKey(uuid::Uuid::new_v4().as_u128());
+        self.propose_command(Command { account, key, action }).await
+    }
+
+    /// As [`Engine::propose`] with the caller's own idempotency key.
+    pub async fn propose_command(&self, command: Command) -> Result<Reply, Unavailable> {
+        let bytes = command.encode().map_err(|error| match error {
+            lote_shared::protocol::codec::Error::TooLarge { size, limit } => {
+                Unavailable::TooLarge { size, limit }
+            }
+            _ => Unavailable::TooLarge { size: u64::MAX, limit: crate::state::command::SIZE_MAX },
+        })?;
+        let (answer, wait) = oneshot::channel();
+        self.submit(Request::Propose(Proposal { command, bytes, answer }))?;
+        wait.await.map_err(|_| Unavailable::NoQuorum)?
+    }
+
+    /// Waits until reads see every write acknowledged before this call.
+    pub async fn linearize(&self) -> Result<(), Unavailable> {
+        let (answer, wait) = oneshot::channel();
+        self.submit(Request::Linearize(answer))?;
+        wait.await.map_err(|_| Unavailable::NoQuorum)?
+    }
+
+    fn submit(&self, request: Request) -> Result<(), Unavailable> {
+        self.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::NoQuorum,
+        })
+    }
+
+    /// Looks at the state. Keep it short: applying waits meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&Cluster) -> T) -> T {
+        look(&self.shared.cluster.read())
+    }
+
+    /// A cold row.
+    pub fn cold(&self, key: &[u8]) -> Result<Option<Vec<u8>>, store::Error> {
+        self.shared.store.get(key)
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
+    /// Events from now on, a batch per applied entry. A lagging receiver must look at the state anew.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Vec<Event>>> {
+        self.shared.events.subscribe()
+    }
+
+    /// For the driver alone: applies one entry's commands under one write lock and stores the rows as one batch
+    /// together with `more` (the applied position).
+    pub fn apply(
+        &self,
+        stamp: Stamp,
+        commands: &[Command],
+        more: impl FnOnce(&Batch) -> Vec<store::Write>,
+    ) -> Result<Vec<Reply>, store::Error> {
+        let mut batch = Batch::default();
+        let replies = {
+            let mut cluster = self.shared.cluster.write();
+            commands.iter().map(|command| cluster.apply(stamp, command, &mut batch)).collect()
+        };
+        let extra = more(&batch);
+        batch.writes.extend(extra);
+        self.shared.store.write(&batch.writes)?;
+        if !batch.events.is_empty() {
+            let _ = self.shared.events.send(Arc::new(batch.events));
+        }
+        Ok(replies)
+    }
+
+    /// For the driver alone: puts another state in place, after a snapshot was installed.
+    pub fn replace(&self, cluster: Cluster) {
+        *self.shared.cluster.write() = cluster;
+    }
+}
+
+/// A driver without a log: applies in memory, for tests of everything above the engine.
+pub mod direct {
+    use super::*;
+
+    /// An engine on an in-memory store whose time is `clock()`.
+    pub fn start(
+        cluster: Cluster,
+        store: Arc<dyn Store>,
+        clock: impl Fn() -> Timestamp + Send + 'static,
+    ) -> Engine {
+        let (engine, mut queue) = Engine::new(cluster, store);
+        let driver = engine.clone();
+        // The driver must not keep its own queue open.
+        let driver = Engine { shared: driver.shared, requests: mpsc::channel(1).0 };
+        tokio::spawn(async move {
+            let mut index = 0;
+            while let Some(request) = queue.recv().await {
+                match request {
+                    Request::Linearize(answer) => {
+                        let _ = answer.send(Ok(()));
+                    }
+                    Request::Propose(proposal) => {
+                        index += 1;
+                        let stamp = Stamp { index, now: clock() };
+                        let commands = std::slice::from_ref(&proposal.command);
+                        let reply = driver.apply(stamp, commands, |_| Vec::new());
+                        let reply = reply.ok().and_then(|mut replies| replies.pop());
+                        let _ = proposal.answer.send(reply.ok_or(Unavailable::NoQuorum));
+                    }
+                }
+            }
+        });
+        engine
+    }
+}

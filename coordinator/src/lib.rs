@@ -1,0 +1,16 @@
+//! The coordinator: replicated state, scheduling, supervised pools, and the REST interfaces.
+//!
+//! A request becomes a [`state::Command`]; [`engine::Engine`] has it made durable and applied; what changed wakes
+//! the actor groups of [`pools`], which ask [`scheduling`] what to do and propose the next commands.
+//!
+//! Who owns what: [`state`] and [`scheduling`] decide and own no thread; [`replication`] and [`store`] own the
+//! disk; [`pools`] owns soft state only; [`api`] owns nothing.
+
+pub mod api;
+pub mod data;
+pub mod engine;
+pub mod pools;
+pub mod replication;
+pub mod scheduling;
+pub mod state;
+pub mod store;

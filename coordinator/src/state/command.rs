@@ -1,0 +1,302 @@
+//! Commands: what is replicated.
+//!
+//! A command is small (never above [`SIZE_MAX`]), versioned, starts with its account, and is already checked for
+//! shape by whoever proposes it; checks that depend on state happen on apply, so all replicas agree. Random
+//! choices (names of nodes, idempotency keys) are drawn before proposing and travel inside.
+
+use super::blobs::BlobAction;
+use lote_shared::model::{
+    AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
+    JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
+    StartTaskInfo, TaskConstraints, TaskId, TaskSpec, Timestamp,
+};
+use lote_shared::model::{AllTasksAction, BootId, JobKey};
+use lote_shared::protocol::codec;
+use lote_shared::protocol::host::{AttemptReport, NodePhase};
+use serde::{Deserialize, Serialize};
+
+/// Largest encoded command.
+pub const SIZE_MAX: u64 = 256 * 1024;
+
+/// Version of the encoding of [`Command`]; enums only grow at the end.
+pub const VERSION: u8 = 1;
+
+/// Drawn by the proposer; a command seen again with the same key answers as the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IdempotencyKey(pub u128);
+
+/// One change that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub account: AccountId,
+    pub key: IdempotencyKey,
+    pub action: Action,
+}
+
+impl Command {
+    pub fn encode(&self) -> Result<Vec<u8>, codec::Error> {
+        let bytes = codec::encode(VERSION, self)?;
+        let size = bytes.len() as u64;
+        if size > SIZE_MAX {
+            return Err(codec::Error::TooLarge { size, limit: SIZE_MAX });
+        }
+        Ok(bytes)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Command, codec::Error> {
+        codec::decode(VERSION, bytes, SIZE_MAX)
+    }
+}
+
+/// Conditional headers of a request, judged on apply against the record as it then is (WIRE.md §7).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// ETags without quotes; `*` matches anything that exists.
+    pub if_match: Option<Vec<String>>,
+    pub if_none_match: Option<Vec<String>>,
+    pub if_modified_since: Option<Timestamp>,
+    pub if_unmodified_since: Option<Timestamp>,
+}
+
+/// A member of a patch: absent keeps the value.
+pub type Change<T> = Option<T>;
+
+/// `PATCH /pools/{id}` and `updateproperties` (which sets all three of the always-allowed ones).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolPatch {
+    /// `Some(None)` removes it.
+    pub start_task: Change<Option<StartTask>>,
+    pub metadata: Change<Vec<MetadataItem>>,
+    /// The members below need a pool without nodes.
+    pub display_name: Change<String>,
+    pub vm_size: Change<String>,
+    pub task_slots_per_node: Change<u16>,
+    pub fill_type: Change<lote_shared::model::FillType>,
+    pub job_order: Change<lote_shared::model::JobOrder>,
+    pub inter_node_communication: Change<bool>,
+    /// Echoed members to set: a JSON object as text, merged at top level into the stored one.
+    pub echo: Change<String>,
+}
+
+/// `PATCH /jobs/{id}`; a PUT is a patch in which the edge has filled in every default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobPatch {
+    pub priority: Change<i16>,
+    pub max_parallel_tasks: Change<i32>,
+    pub allow_task_preemption: Change<bool>,
+    pub constraints: Change<JobConstraints>,
+    pub pool: Change<PoolId>,
+    pub on_all_tasks_complete: Change<AllTasksAction>,
+    pub metadata: Change<Vec<MetadataItem>>,
+    pub echo: Change<String>,
+}
+
+/// One task of an add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskAdd {
+    pub spec: TaskSpec,
+    pub slots: u16,
+    /// Absent members were filled in at the edge, except the retry count, which falls back to the job's.
+    pub max_wall_clock: Span,
+    pub retention: Span,
+    pub max_retry_count: Option<i32>,
+}
+
+/// What a cursor works through, at most 1 000 records a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CursorKey {
+    /// Disable, terminate or delete of a job.
+    Job(JobKey),
+    /// Deletion of a pool.
+    Pool(PoolKey),
+    /// A node that goes away: its attempts are requeued or ended.
+    Node(NodeKey),
+}
+
+/// Every change there is. Grows only at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Makes the account; a second time with the same name changes nothing.
+    AccountAdd {
+        name: String,
+        keys: Vec<Vec<u8>>,
+    },
+
+    PoolAdd {
+        spec: Box<PoolSpec>,
+    },
+    PoolPatch {
+        pool: PoolId,
+        condition: Condition,
+        patch: Box<PoolPatch>,
+    },
+    PoolResize {
+        pool: PoolId,
+        condition: Condition,
+        dedicated: Option<u32>,
+        low_priority: Option<u32>,
+        timeout: Span,
+        option: DeallocationOption,
+    },
+    PoolStopResize {
+        pool: PoolId,
+        condition: Condition,
+    },
+    PoolDelete {
+        pool: PoolId,
+        condition: Condition,
+    },
+    /// From the allocator's shell: the resize in progress ended, with these errors.
+    PoolSettled {
+        pool: PoolKey,
+        errors: Vec<ResizeError>,
+    },
+
+    /// A host joined or came back.
+    HostJoined {
+        peer: String,
+        name: String,
+        boot: BootId,
+        capacity: HostCapacity,
+        address: String,
+        software: String,
+    },
+    /// The session broke, or half a lease passed in silence: its nodes are `unknown`.
+    HostUnknown {
+        host: HostKey,
+    },
+    /// The lease ran out, or it came back with another boot id: what ran there runs elsewhere.
+    HostLost {
+        host: HostKey,
+    },
+
+    /// A node of a pool on a host, decided by the allocator.
+    NodeGrant {
+        pool: PoolKey,
+        host: HostKey,
+        node_id: String,
+        dedicated: bool,
+    },
+    /// The pool shrinks or goes: this node is to leave.
+    NodeRevoke {
+        node: NodeKey,
+        option: DeallocationOption,
+    },
+    /// The host wiped it.
+    NodeGone {
+        node: NodeKey,
+    },
+    /// What a host says of a node.
+    NodeReport {
+        node: NodeKey,
+        phase: NodePhase,
+        start_task: Option<StartTaskInfo>,
+        errors: Vec<NodeError>,
+    },
+
+    JobAdd {
+        spec: Box<JobSpec>,
+    },
+    JobPatch {
+        job: JobId,
+        condition: Condition,
+        patch: Box<JobPatch>,
+    },
+    JobDisable {
+        job: JobId,
+        condition: Condition,
+        tasks: DisableTasks,
+    },
+    JobEnable {
+        job: JobId,
+        condition: Condition,
+    },
+    JobTerminate {
+        job: JobId,
+        condition: Condition,
+        reason: Option<String>,
+        force: bool,
+    },
+    JobDelete {
+        job: JobId,
+        condition: Condition,
+        force: bool,
+    },
+    /// The job's wall clock ran out; refused quietly if it did not.
+    JobExpire {
+        job: JobKey,
+    },
+    /// The grace time of an empty job made with `terminatejob` is over; refused quietly if tasks came.
+    JobCheckComplete {
+        job: JobKey,
+    },
+
+    /// At most 100, in order; each stands or falls alone.
+    TasksAdd {
+        job: JobId,
+        tasks: Vec<TaskAdd>,
+    },
+    /// Absent retry count falls back to the job's.
+    TaskPut {
+        job: JobId,
+        task: TaskId,
+        condition: Condition,
+        max_wall_clock: Span,
+        retention: Span,
+        max_retry_count: Option<i32>,
+    },
+    TaskTerminate {
+        job: JobId,
+        task: TaskId,
+        condition: Condition,
+    },
+    TaskReactivate {
+        job: JobId,
+        task: TaskId,
+        condition: Condition,
+    },
+    TaskDelete {
+        job: JobId,
+        task: TaskId,
+        condition: Condition,
+    },
+
+    /// The dispatcher's choice; unfit tasks are dropped singly, the rest is answered with attempt numbers.
+    Assign {
+        node: NodeKey,
+        tasks: Vec<lote_shared::model::TaskKey>,
+    },
+    /// Attempts that were not started and come back to the queue, uncounted.
+    Recalled {
+        node: NodeKey,
+        attempts: Vec<AttemptRef>,
+    },
+    /// What a node reports.
+    Report {
+        node: NodeKey,
+        attempts: Vec<AttemptReport>,
+    },
+    /// Tasks whose back-off of a retry is over.
+    RetryDue {
+        tasks: Vec<lote_shared::model::TaskKey>,
+    },
+
+    /// The next slice of long work.
+    Continue {
+        cursor: CursorKey,
+    },
+
+    /// Containers, blobs and staged blocks.
+    Blob(Box<BlobAction>),
+}
+
+/// Constraints of an add with the job's default filled in.
+impl TaskAdd {
+    pub fn constraints(&self, job: &JobConstraints) -> TaskConstraints {
+        TaskConstraints {
+            max_wall_clock: self.max_wall_clock,
+            retention: self.retention,
+            max_retry_count: self.max_retry_count.unwrap_or(job.max_task_retry_count),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Keys of store rows: `[account u32][table u8][key…]`, all big-endian, so that rows of one table of one account
+//! are neighbours and rows of counted records are written in order (sled needs that; `docs/dependencies.md`).
+
+use lote_shared::model::{AccountId, HostKey, JobKey, NodeKey, PoolKey, TaskKey};
+
+/// The account of rows that belong to the cluster as a whole.
+pub const CLUSTER: AccountId = AccountId(0);
+
+/// What a row holds. Hot rows are loaded into memory at start, cold rows are read when asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Table {
+    /// Counters of [`super::Cluster`], remembered idempotency keys.
+    Meta = 0,
+    Account = 1,
+    Host = 2,
+    Pool = 3,
+    PoolCold = 4,
+    Node = 5,
+    Job = 6,
+    JobCold = 7,
+    Task = 8,
+    TaskCold = 9,
+    Cursor = 10,
+    Container = 11,
+    Blob = 12,
+    Block = 13,
+    /// Written by the replication layer itself: applied position, running hash.
+    Applied = 255,
+}
+
+impl Table {
+    pub const ALL: [Table; 15] = [
+        Table::Meta,
+        Table::Account,
+        Table::Host,
+        Table::Pool,
+        Table::PoolCold,
+        Table::Node,
+        Table::Job,
+        Table::JobCold,
+        Table::Task,
+        Table::TaskCold,
+        Table::Cursor,
+        Table::Container,
+        Table::Blob,
+        Table::Block,
+        Table::Applied,
+    ];
+
+    pub fn from_byte(byte: u8) -> Option<Table> {
+        Table::ALL.into_iter().find(|table| *table as u8 == byte)
+    }
+
+    /// Whether [`super::Cluster::load`] wants its rows.
+    pub fn is_hot(self) -> bool {
+        !matches!(self, Table::PoolCold | Table::JobCold | Table::TaskCold | Table::Applied)
+    }
+}
+
+/// A row's key from its parts.
+pub fn key(account: AccountId, table: Table, rest: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(5 + rest.len());
+    out.extend_from_slice(&account.0.to_be_bytes());
+    out.push(table as u8);
+    out.extend_from_slice(rest);
+    out
+}
+
+/// The parts of a row's key.
+pub fn split(key: &[u8]) -> Option<(AccountId, Table, &[u8])> {
+    let (account, rest) = key.split_first_chunk::<4>()?;
+    let (table, rest) = rest.split_first()?;
+    Some((AccountId(u32::from_be_bytes(*account)), Table::from_byte(*table)?, rest))
+}
+
+pub fn pool_cold(account: AccountId, pool: PoolKey) -> Vec<u8> {
+    key(account, Table::PoolCold, &pool.0.to_be_bytes())
+}
+
+pub fn job_cold(account: AccountId, job: JobKey) -> Vec<u8> {
+    key(account, Table::JobCold, &job.0.to_be_bytes())
+}
+
+pub fn task_cold(account: AccountId, task: TaskKey) -> Vec<u8> {
+    key(account, Table::TaskCold, &task.0.to_be_bytes())
+}
+
+pub fn pool(account: AccountId, pool: PoolKey) -> Vec<u8> {
+    key(account, Table::Pool, &pool.0.to_be_bytes())
+}
+
+pub fn job(account: AccountId, job: JobKey) -> Vec<u8> {
+    key(account, Table::Job, &job.0.to_be_bytes())
+}
+
+pub fn task(account: AccountId, task: TaskKey) -> Vec<u8> {
+    key(account, Table::Task, &task.0.to_be_bytes())
+}
+
+pub fn node(account: AccountId, node: NodeKey) -> Vec<u8> {
+    key(account, Table::Node, &node.0.to_be_bytes())
+}
+
+pub fn host(host: HostKey) -> Vec<u8> {
+    key(CLUSTER, Table::Host, &host.0.to_be_bytes())
+}

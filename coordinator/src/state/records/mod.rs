@@ -1,0 +1,13 @@
+//! The hot records: everything apply reads, in memory and compact, one concept a file.
+
+mod host;
+mod job;
+mod node;
+mod pool;
+mod task;
+
+pub use host::{AccountRecord, HostRecord, HostState};
+pub use job::{JobRecord, TaskCounts};
+pub use node::{NodeRecord, RecentTask};
+pub use pool::PoolRecord;
+pub use task::{TaskPlace, TaskRecord};

@@ -1,0 +1,108 @@
+//! What apply answers.
+
+use lote_shared::model::{AttemptRef, HostKey, NodeKey, TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The answer to one command. A refusal changed nothing.
+pub type Reply = Result<Outcome, Refusal>;
+
+/// Version of a record: changes with every change a client may compare. Shown as `0x…`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version {
+    pub etag: u64,
+    pub modified: Timestamp,
+}
+
+impl Version {
+    /// The text of the ETag without quotes.
+    pub fn etag_text(&self) -> String {
+        format!("0x{:X}", self.etag)
+    }
+}
+
+/// A change that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing worth telling.
+    Done,
+    /// A record was made or changed.
+    Record(Version),
+    /// One entry per task of the request, in its order.
+    TasksAdded(Vec<(TaskId, Result<Version, Refusal>)>),
+    /// The attempts that now belong to the node.
+    Assigned(Vec<AttemptRef>),
+    HostJoined(HostKey),
+    NodeGranted(NodeKey),
+    /// Whether the cursor has more to do.
+    Continued {
+        more: bool,
+    },
+    /// Version and, for block lists, the composed length.
+    Blob(Version),
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code:?}: {detail}")]
+pub struct Refusal {
+    pub code: RefusalCode,
+    /// More than the code says, in a sentence; may be empty.
+    pub detail: String,
+    /// Names and values for the error body.
+    pub values: Vec<(String, String)>,
+}
+
+impl Refusal {
+    pub fn new(code: RefusalCode) -> Refusal {
+        Refusal { code, detail: String::new(), values: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<String>) -> Refusal {
+        self.detail = detail.into();
+        self
+    }
+}
+
+impl From<RefusalCode> for Refusal {
+    fn from(code: RefusalCode) -> Refusal {
+        Refusal::new(code)
+    }
+}
+
+/// Codes that depend on state, named exactly as on the wire (`error-codes.json`, blob WIRE.md). Grows only at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RefusalCode {
+    AccountNotFound,
+    PoolNotFound,
+    PoolExists,
+    PoolBeingDeleted,
+    PoolBeingResized,
+    OperationNotValidOnPool,
+    OperationInvalidForCurrentState,
+    NodeNotFound,
+    OperationNotValidOnNode,
+    JobNotFound,
+    JobExists,
+    JobBeingDeleted,
+    JobBeingTerminated,
+    JobCompleted,
+    TaskNotFound,
+    TaskExists,
+    TaskCompleted,
+    TaskNotCompleted,
+    TaskSucceeded,
+    InvalidPropertyValue,
+    ConditionNotMet,
+    PoolQuotaReached,
+    ActiveJobAndScheduleQuotaReached,
+    /// A report or assignment that no longer fits; nobody outside sees it.
+    Fenced,
+    ContainerNotFound,
+    ContainerAlreadyExists,
+    BlobNotFound,
+    BlobAlreadyExists,
+    InvalidBlockList,
+    InvalidBlobOrBlock,
+    InternalError,
+}

@@ -1,0 +1,11 @@
+//! What travels between hosts and coordinators, and the rules that bound it.
+//!
+//! * [`codec`]: bincode with a format byte, a schema version and a size limit. The only door to bincode.
+//! * [`host`]: the messages of a host's session with the leader.
+//! * [`session`]: numbering, acknowledgement and resend of those messages; a pure state machine.
+//! * [`files`]: reading a node's files through a substream.
+
+pub mod codec;
+pub mod files;
+pub mod host;
+pub mod session;

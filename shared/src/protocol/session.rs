@@ -1,0 +1,1 @@
+//! Numbering, acknowledgement and resend. (In progress.)
