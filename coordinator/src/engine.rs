@@ -39,6 +39,8 @@ pub struct Proposal {
     pub answer: oneshot::Sender<Result<Reply, Unavailable>>,
 }
 
+type Answer = oneshot::Receiver<Result<Reply, Unavailable>>;
+
 /// What linearizable reads ask the driver.
 #[derive(Debug)]
 pub enum Request {
@@ -78,6 +80,10 @@ impl Engine {
 
     /// As [`Engine::propose`] with the caller's own idempotency key.
     pub async fn propose_command(&self, command: Command) -> Result<Reply, Unavailable> {
+        self.submit_command(command)?.await.map_err(|_| Unavailable::NoQuorum)?
+    }
+
+    fn submit_command(&self, command: Command) -> Result<Answer, Unavailable> {
         let bytes = command.encode().map_err(|error| match error {
             lote_shared::protocol::codec::Error::TooLarge { size, limit } => {
                 Unavailable::TooLarge { size, limit }
@@ -86,7 +92,19 @@ impl Engine {
         })?;
         let (answer, wait) = oneshot::channel();
         self.submit(Request::Propose(Proposal { command, bytes, answer }))?;
-        wait.await.map_err(|_| Unavailable::NoQuorum)?
+        Ok(wait)
+    }
+
+    /// Submits at once, so that calls made one after another are proposed in that order; the answer is awaited
+    /// apart.
+    pub fn submit_action(
+        &self,
+        account: AccountId,
+        action: Action,
+    ) -> Result<impl Future<Output = Result<Reply, Unavailable>> + Send + use<>, Unavailable> {
+        let key = IdempotencyKey(uuid::Uuid::new_v4().as_u128());
+        let wait = self.submit_command(Command { account, key, action })?;
+        Ok(async move { wait.await.map_err(|_| Unavailable::NoQuorum)? })
     }
 
     /// Waits until reads see every write acknowledged before this call.

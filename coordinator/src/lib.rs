@@ -7,6 +7,7 @@
 //! disk; [`pools`] owns soft state only; [`api`] owns nothing.
 
 pub mod api;
+pub mod clock;
 pub mod data;
 pub mod engine;
 pub mod pools;

@@ -1,0 +1,357 @@
+//! The joined hosts: their sessions, their leases, and the shell of the [`Allocator`].
+//!
+//! Soft state only: which session is current, what each node asks for, when each lease was renewed. A pool's group
+//! attaches when it is built and is then told the level of each of its nodes; node grants, kills and clean-ups go
+//! from here straight to the sessions, so they do not depend on a pool's group.
+
+use super::chunk::ChunkBuilder;
+use super::cluster_supervisor::News;
+use super::host_session::SessionHandle;
+use super::pool_dispatcher::NodeLevel;
+use crate::clock;
+use crate::engine::Engine;
+use crate::scheduling::{Allocation, Allocator};
+use crate::state::{Action, Event, keys};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, WrapFuture};
+use lote_shared::model::{AccountId, HostKey, NodeKey, PoolKey};
+use lote_shared::protocol::host::LeaderMessage;
+use lote_shared::protocol::session::LeaseBook;
+use rand::Rng;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(250);
+
+/// A session said hello and was welcomed with these nodes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SessionUp {
+    pub handle: SessionHandle,
+    pub nodes: Vec<NodeKey>,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SessionDown {
+    pub host: HostKey,
+    pub session: u64,
+}
+
+/// How much a node wants to hold in all.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AskLevel {
+    pub host: HostKey,
+    pub node: NodeKey,
+    pub slots: u32,
+}
+
+/// A ping was answered; the quorum was asked after `confirmed_ms`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Renewed {
+    pub host: HostKey,
+    pub session: u64,
+    pub confirmed_ms: u64,
+}
+
+/// A pool's group was built and wants the levels of its nodes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    pub pool: PoolKey,
+    pub generation: u64,
+    pub group: Recipient<NodeLevel>,
+}
+
+/// Run the allocation again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Reallocate;
+
+#[derive(Debug)]
+struct Group {
+    generation: u64,
+    address: Recipient<NodeLevel>,
+}
+
+#[derive(Debug)]
+pub struct HostRegistry {
+    engine: Engine,
+    builder: ChunkBuilder,
+    leases: LeaseBook,
+    allocator: Allocator,
+    sessions: BTreeMap<HostKey, SessionHandle>,
+    levels: BTreeMap<NodeKey, u32>,
+    groups: BTreeMap<PoolKey, Group>,
+    /// An allocation is being carried out; `true` = run once more after it.
+    allocating: Option<bool>,
+}
+
+impl HostRegistry {
+    pub fn new(engine: Engine, builder: ChunkBuilder, lease_ms: u64) -> HostRegistry {
+        HostRegistry {
+            engine,
+            builder,
+            leases: LeaseBook::new(lease_ms, clock::monotonic_ms()),
+            allocator: Allocator::default(),
+            sessions: BTreeMap::new(),
+            levels: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            allocating: None,
+        }
+    }
+
+    fn session_of(&self, node: NodeKey) -> Option<&SessionHandle> {
+        let host = self.engine.read(|cluster| cluster.node_by_key(node).map(|node| node.host))?;
+        self.sessions.get(&host)
+    }
+
+    fn tell_group(&self, node: NodeKey) {
+        let placed = self.engine.read(|cluster| cluster.node_by_key(node).map(|node| (node.pool, node.host)));
+        let Some((pool, host)) = placed else { return };
+        let Some(group) = self.groups.get(&pool) else { return };
+        let session = self.sessions.get(&host).filter(|_| self.levels.contains_key(&node)).cloned();
+        let slots = self.levels.get(&node).copied().unwrap_or(0);
+        group.address.do_send(NodeLevel { node, slots, session });
+    }
+
+    /// Drops a session; what its nodes asked for is void.
+    fn forget(&mut self, host: HostKey) {
+        self.sessions.remove(&host);
+        let nodes: Vec<NodeKey> =
+            self.engine.read(|cluster| cluster.nodes_of_host(host).map(|node| node.key).collect());
+        for node in nodes {
+            if self.levels.remove(&node).is_some() {
+                self.tell_group(node);
+            }
+        }
+    }
+
+    fn propose(&self, account: AccountId, action: Action, ctx: &mut Context<Self>) {
+        let engine = self.engine.clone();
+        let work = async move {
+            match engine.propose(account, action).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(refusal)) => tracing::debug!(%refusal, "a host command no longer fits"),
+                Err(error) => tracing::warn!(%error, "a host command was not taken"),
+            }
+        };
+        ctx.spawn(work.into_actor(self));
+    }
+
+    fn allocate(&mut self, ctx: &mut Context<Self>) {
+        if let Some(again) = &mut self.allocating {
+            *again = true;
+            return;
+        }
+        let now = clock::wall();
+        let entropy: u64 = rand::rng().random();
+        let allocator = &mut self.allocator;
+        let allocations = self.engine.read(|cluster| allocator.plan(now, cluster, entropy));
+        if allocations.is_empty() {
+            return;
+        }
+        self.allocating = Some(false);
+        let engine = self.engine.clone();
+        let work = async move {
+            for allocation in allocations {
+                let (account, action) = command(allocation);
+                match engine.propose(account, action).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(refusal)) => tracing::debug!(%refusal, "an allocation no longer fits"),
+                    Err(error) => {
+                        tracing::warn!(%error, "an allocation was not taken");
+                        tokio::time::sleep(TICK).await;
+                    }
+                }
+            }
+        };
+        ctx.spawn(work.into_actor(self).map(|(), this, ctx| {
+            // Whatever was decided may make room for more; an empty plan ends it.
+            this.allocating = None;
+            this.allocate(ctx);
+        }));
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        for host in self.leases.lost(clock::monotonic_ms()) {
+            tracing::warn!(host = %host, "lease over; its tasks run elsewhere");
+            if let Some(session) = self.sessions.get(&host) {
+                session.end();
+            }
+            self.forget(host);
+            self.propose(keys::CLUSTER, Action::HostLost { host }, ctx);
+        }
+    }
+
+    /// A leaving node without work is wiped by its host, which then says that it is gone.
+    fn revoke_if_drained(&self, node: NodeKey) {
+        let drained = self.engine.read(|cluster| {
+            let record = cluster.node_by_key(node)?;
+            Some(record.leaving.is_some() && cluster.attempts_on(node).next().is_none())
+        });
+        if let (Some(true), Some(session)) = (drained, self.session_of(node)) {
+            session.send(LeaderMessage::Revoke(node));
+        }
+    }
+
+    fn news(&mut self, events: &[Event], ctx: &mut Context<Self>) {
+        let mut reallocate = false;
+        for event in events {
+            match event {
+                Event::Kill { node, attempt, reason } => {
+                    if let Some(session) = self.session_of(*node) {
+                        session.send(LeaderMessage::Kill { node: *node, attempt: *attempt, reason: *reason });
+                    }
+                }
+                Event::WallClock { node, attempt, wall_clock_ms } => {
+                    let (node, attempt, wall_clock_ms) = (*node, *attempt, *wall_clock_ms);
+                    if let Some(session) = self.session_of(node) {
+                        session.send(LeaderMessage::WallClock { node, attempt, wall_clock_ms });
+                    }
+                }
+                Event::Clean { node, directory } => {
+                    if let Some(session) = self.session_of(*node) {
+                        session.send(LeaderMessage::Clean { node: *node, directories: vec![directory.clone()] });
+                    }
+                }
+                Event::NodeGranted(node) => {
+                    if let (Some(session), Some(grant)) =
+                        (self.session_of(*node), self.builder.grant(&self.engine, *node))
+                    {
+                        session.send(LeaderMessage::Grant(grant));
+                    }
+                }
+                Event::NodeLeaving(node) => self.revoke_if_drained(*node),
+                Event::PoolAdded(_) | Event::PoolChanged(_) | Event::HostsChanged => reallocate = true,
+                Event::PoolRemoved(pool) => {
+                    self.groups.remove(pool);
+                    reallocate = true;
+                }
+                _ => {}
+            }
+        }
+        if reallocate {
+            self.allocate(ctx);
+        }
+    }
+}
+
+/// The command that carries a decision of the allocator out.
+fn command(allocation: Allocation) -> (AccountId, Action) {
+    match allocation {
+        Allocation::Grant { account, pool, host, node_id, dedicated } => {
+            (account, Action::NodeGrant { pool, host, node_id, dedicated })
+        }
+        Allocation::Revoke { account, node, option } => (account, Action::NodeRevoke { node, option }),
+        Allocation::Settled { account, pool, errors } => (account, Action::PoolSettled { pool, errors }),
+    }
+}
+
+impl Actor for HostRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(4096);
+        let hosts: Vec<HostKey> = self.engine.read(|cluster| cluster.hosts().map(|host| host.key).collect());
+        for host in hosts {
+            self.leases.expect(host);
+        }
+        ctx.run_interval(TICK, |this, ctx| this.tick(ctx));
+        self.allocate(ctx);
+    }
+}
+
+impl Handler<SessionUp> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, up: SessionUp, ctx: &mut Context<Self>) {
+        let host = up.handle.host;
+        if let Some(old) = self.sessions.insert(host, up.handle.clone()) {
+            old.end();
+        }
+        self.leases.renew(host, clock::monotonic_ms());
+        // Whatever was granted between the welcome and now is granted again; a host knows what it has.
+        let nodes: Vec<NodeKey> =
+            self.engine.read(|cluster| cluster.nodes_of_host(host).map(|node| node.key).collect());
+        for node in nodes {
+            if up.nodes.contains(&node) {
+                self.revoke_if_drained(node);
+            } else if let Some(grant) = self.builder.grant(&self.engine, node) {
+                if self.engine.read(|cluster| cluster.node_by_key(node).is_some_and(|n| n.leaving.is_none())) {
+                    up.handle.send(LeaderMessage::Grant(grant));
+                }
+            }
+        }
+        self.allocate(ctx);
+    }
+}
+
+impl Handler<SessionDown> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, down: SessionDown, ctx: &mut Context<Self>) {
+        if self.sessions.get(&down.host).is_some_and(|current| current.session == down.session) {
+            self.forget(down.host);
+            self.propose(keys::CLUSTER, Action::HostUnknown { host: down.host }, ctx);
+        }
+    }
+}
+
+impl Handler<AskLevel> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, ask: AskLevel, _: &mut Context<Self>) {
+        if self.sessions.contains_key(&ask.host) {
+            self.levels.insert(ask.node, ask.slots);
+            self.tell_group(ask.node);
+        }
+    }
+}
+
+impl Handler<Renewed> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, renewed: Renewed, _: &mut Context<Self>) {
+        if self.sessions.get(&renewed.host).is_some_and(|current| current.session == renewed.session) {
+            self.leases.renew(renewed.host, renewed.confirmed_ms);
+        }
+    }
+}
+
+impl Handler<Attach> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, attach: Attach, _: &mut Context<Self>) {
+        let newer = self.groups.get(&attach.pool).is_none_or(|group| group.generation < attach.generation);
+        if !newer {
+            return;
+        }
+        let pool = attach.pool;
+        self.groups.insert(pool, Group { generation: attach.generation, address: attach.group });
+        let nodes: Vec<NodeKey> =
+            self.engine.read(|cluster| cluster.nodes_of_pool(pool).map(|node| node.key).collect());
+        for node in nodes.into_iter().filter(|node| self.levels.contains_key(node)) {
+            self.tell_group(node);
+        }
+    }
+}
+
+impl Handler<Reallocate> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, _: Reallocate, ctx: &mut Context<Self>) {
+        self.allocate(ctx);
+    }
+}
+
+impl Handler<News> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, news: News, ctx: &mut Context<Self>) {
+        match news.0 {
+            Some(events) => self.news(&events, ctx),
+            // Too many were missed to know what to tell whom: every host comes back with its inventory.
+            None => {
+                for session in self.sessions.values() {
+                    session.end();
+                }
+                self.allocate(ctx);
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! One node's end of the dispatch: hands task chunks and recalls to the session of the node's host.
+//!
+//! Soft state only: the session's queue. While there is no session, or it is full, what was committed waits in the
+//! state as *assigned*; the next session's inventory finds and sends it again with the same attempt numbers.
+
+use super::guard::{Guard, Place};
+use super::host_session::SessionHandle;
+use actix::{Actor, Context, Handler, Message};
+use lote_shared::protocol::host::LeaderMessage;
+
+/// The session of this node's host changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SessionChanged(pub Option<SessionHandle>);
+
+/// Something for the node's host.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Send(pub LeaderMessage);
+
+#[derive(Debug)]
+pub struct NodeActor {
+    pub guard: Guard,
+    pub session: Option<SessionHandle>,
+}
+
+impl Actor for NodeActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<SessionChanged> for NodeActor {
+    type Result = ();
+    fn handle(&mut self, message: SessionChanged, ctx: &mut Context<Self>) {
+        let guard = self.guard.clone();
+        guard.step(Place::Handler, self, ctx, |this, _| this.session = message.0);
+    }
+}
+
+impl Handler<Send> for NodeActor {
+    type Result = ();
+    fn handle(&mut self, message: Send, ctx: &mut Context<Self>) {
+        let guard = self.guard.clone();
+        guard.step(Place::Handler, self, ctx, |this, _| {
+            if let Some(session) = &this.session {
+                session.send(message.0);
+            }
+        });
+    }
+}
