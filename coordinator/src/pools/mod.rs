@@ -27,5 +27,7 @@ mod node_actor;
 mod pool_dispatcher;
 mod pool_scaler;
 mod pool_supervisor;
+mod tree;
 
-pub use cluster_supervisor::{ClusterSupervisor, GroupStatus, Inspect, Settings};
+pub use cluster_supervisor::GroupStatus;
+pub use tree::{Tree, TreeParts};
