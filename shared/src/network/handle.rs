@@ -8,11 +8,12 @@ use super::error::{Error, OpenError};
 use super::handler::Request;
 use super::protocol::{Protocol, Role};
 use super::stream::{Origin, Stream};
-use super::{ConnectionEvent, Shared};
+use super::{ConnectionEvent, MultiaddrProtocol, Shared};
 use futures::AsyncReadExt as _;
 use libp2p::connection_limits::ConnectionLimits;
 use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, ping, tcp, yamux};
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -88,6 +89,7 @@ impl Network {
         let mut listeners = Vec::new();
         for address in config.listen {
             let failed = |reason| Error::Listen { address: address.clone(), reason };
+            check_free(&address).map_err(|error| failed(error.to_string()))?;
             let listener = swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
             let (waiter, waiting) = oneshot::channel();
             listening.insert(listener, waiter);
@@ -226,5 +228,21 @@ impl Network {
             // Reset before the answer: the peer had no room, or the connection broke.
             _ => Err(OpenError::ConnectionLost),
         }
+    }
+}
+
+/// Fails if somebody listens at this address already. libp2p listens with `SO_REUSEPORT`, by which two processes
+/// that are given the same port would silently share its connections.
+fn check_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(MultiaddrProtocol::Ip4(ip)) => IpAddr::from(ip),
+        Some(MultiaddrProtocol::Ip6(ip)) => IpAddr::from(ip),
+        // Left to the transport to refuse.
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(MultiaddrProtocol::Tcp(port)) if port != 0 => TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
     }
 }

@@ -28,7 +28,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// Space asked for at a time while a frame arrives.
+/// Space asked for at first, and then at a time while a frame arrives.
+const READ_FIRST_BYTES: usize = 1024;
 const READ_STEP_BYTES: usize = 64 * 1024;
 /// A buffer that grew above this is given back once it is empty.
 const BUFFER_KEPT_BYTES: usize = 256 * 1024;
@@ -186,6 +187,11 @@ impl ReceiveHalf {
         Ok(Some(value?))
     }
 
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Reads until the buffer begins with a whole frame, and returns the length of its body.
     async fn fill_frame(&mut self) -> Result<Option<usize>, StreamError> {
         while !self.ended {
@@ -204,8 +210,10 @@ impl ReceiveHalf {
                     }
                 }
             };
-            // A claimed length alone allocates nothing: the buffer grows by what has arrived.
-            self.buffer.reserve(missing.clamp(1024, READ_STEP_BYTES));
+            // A claimed length alone allocates nothing: the buffer grows as it fills.
+            if self.buffer.capacity() == self.buffer.len() {
+                self.buffer.reserve(missing.clamp(READ_FIRST_BYTES, READ_STEP_BYTES));
+            }
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return Err(StreamError::Cut { buffered: self.buffer.len() });
             }
