@@ -62,7 +62,7 @@ impl ChunkBuilder {
     pub fn chunk(&self, engine: &Engine, node: NodeKey, attempts: &[AttemptRef]) -> TaskChunk {
         let (hot, job_ids) = engine.read(|cluster| {
             let hot: Vec<Hot> = attempts.iter().filter_map(|attempt| hot(cluster, *attempt)).collect();
-            let ids = hot.iter().filter_map(|hot| Some((hot.job, cluster.job_by_key(hot.job)?.id.to_string())));
+            let ids = hot.iter().filter_map(|hot| Some((hot.job, cluster.job(hot.job)?.id.to_string())));
             let ids: BTreeMap<JobKey, String> = ids.collect();
             (hot, ids)
         });
@@ -99,8 +99,8 @@ impl ChunkBuilder {
     /// What the host of `node` is told to carry; `None` once the node is gone.
     pub fn grant(&self, engine: &Engine, node: NodeKey) -> Option<NodeGrant> {
         let (record, pool_id, account_name, cores) = engine.read(|cluster| {
-            let node = cluster.node_by_key(node)?.clone();
-            let pool = cluster.pool_by_key(node.pool)?;
+            let node = cluster.node(node)?.clone();
+            let pool = cluster.pool(node.pool)?;
             let account = cluster.account(node.account)?.name.clone();
             let cores = crate::scheduling::catalogue::lookup(&pool.vm_size).cores;
             Some((node, pool.id.to_string(), account, cores))
@@ -146,7 +146,7 @@ impl ChunkBuilder {
 }
 
 fn hot(cluster: &Cluster, attempt: AttemptRef) -> Option<Hot> {
-    let task = cluster.task_by_key(attempt.task).filter(|task| task.attempt == attempt.attempt)?;
+    let task = cluster.task(attempt.task).filter(|task| task.attempt == attempt.attempt)?;
     let retries = task.constraints.max_retry_count;
     Some(Hot {
         launch: attempt,

@@ -94,7 +94,7 @@ impl ClusterSupervisor {
 
     /// Makes the groups those of the pools in the state, and wakes them all.
     fn resync(&mut self, ctx: &mut Context<Self>) {
-        let pools: Vec<PoolKey> = self.settings.engine.read(|cluster| cluster.pools().map(|pool| pool.key).collect());
+        let pools: Vec<PoolKey> = self.settings.engine.read(|cluster| cluster.all_pools().map(|pool| pool.key).collect());
         let gone: Vec<PoolKey> = self.groups.keys().copied().filter(|pool| !pools.contains(pool)).collect();
         for pool in gone {
             self.remove(pool);
@@ -244,6 +244,8 @@ impl Handler<News> for ClusterSupervisor {
             match event {
                 Event::PoolAdded(pool) | Event::PoolChanged(pool) => self.tell(*pool, PoolNews::Changed, ctx),
                 Event::Dispatch(pool) => self.tell(*pool, PoolNews::Dispatch, ctx),
+                Event::NodeFreed { pool, node } => self.tell(*pool, PoolNews::Freed(*node), ctx),
+                Event::NodeRemoved { pool, node } => self.tell(*pool, PoolNews::Removed(*node), ctx),
                 Event::PoolRemoved(pool) => self.remove(*pool),
                 _ => {}
             }

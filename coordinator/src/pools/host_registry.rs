@@ -93,7 +93,7 @@ impl HostRegistry {
         HostRegistry {
             engine,
             builder,
-            leases: LeaseBook::new(lease_ms, clock::monotonic_ms()),
+            leases: LeaseBook::new(clock::monotonic_ms(), lease_ms),
             allocator: Allocator::default(),
             sessions: BTreeMap::new(),
             levels: BTreeMap::new(),
@@ -103,12 +103,12 @@ impl HostRegistry {
     }
 
     fn session_of(&self, node: NodeKey) -> Option<&SessionHandle> {
-        let host = self.engine.read(|cluster| cluster.node_by_key(node).map(|node| node.host))?;
+        let host = self.engine.read(|cluster| cluster.node(node).map(|node| node.host))?;
         self.sessions.get(&host)
     }
 
     fn tell_group(&self, node: NodeKey) {
-        let placed = self.engine.read(|cluster| cluster.node_by_key(node).map(|node| (node.pool, node.host)));
+        let placed = self.engine.read(|cluster| cluster.node(node).map(|node| (node.pool, node.host)));
         let Some((pool, host)) = placed else { return };
         let Some(group) = self.groups.get(&pool) else { return };
         let session = self.sessions.get(&host).filter(|_| self.levels.contains_key(&node)).cloned();
@@ -120,7 +120,7 @@ impl HostRegistry {
     fn forget(&mut self, host: HostKey) {
         self.sessions.remove(&host);
         let nodes: Vec<NodeKey> =
-            self.engine.read(|cluster| cluster.nodes_of_host(host).map(|node| node.key).collect());
+            self.engine.read(|cluster| cluster.nodes_on_host(host).map(|node| node.key).collect());
         for node in nodes {
             if self.levels.remove(&node).is_some() {
                 self.tell_group(node);
@@ -181,18 +181,17 @@ impl HostRegistry {
                 session.end();
             }
             self.forget(host);
+            self.leases.remove(host);
             self.propose(keys::CLUSTER, Action::HostLost { host }, ctx);
         }
     }
 
-    /// A leaving node without work is wiped by its host, which then says that it is gone.
-    fn revoke_if_drained(&self, node: NodeKey) {
-        let drained = self.engine.read(|cluster| {
-            let record = cluster.node_by_key(node)?;
-            Some(record.leaving.is_some() && cluster.attempts_on(node).next().is_none())
-        });
-        if let (Some(true), Some(session)) = (drained, self.session_of(node)) {
-            session.send(LeaderMessage::Revoke(node));
+    /// A node that is to go is wiped by its host, which then says that it is gone.
+    fn revoke_if_due(&self, node: NodeKey) {
+        if self.engine.read(|cluster| cluster.node_wants_revoke(node)) {
+            if let Some(session) = self.session_of(node) {
+                session.send(LeaderMessage::Revoke(node));
+            }
         }
     }
 
@@ -203,6 +202,11 @@ impl HostRegistry {
                 Event::Kill { node, attempt, reason } => {
                     if let Some(session) = self.session_of(*node) {
                         session.send(LeaderMessage::Kill { node: *node, attempt: *attempt, reason: *reason });
+                    }
+                }
+                Event::Recall { node, attempt } => {
+                    if let Some(session) = self.session_of(*node) {
+                        session.send(LeaderMessage::Recall { node: *node, attempts: vec![*attempt] });
                     }
                 }
                 Event::WallClock { node, attempt, wall_clock_ms } => {
@@ -223,7 +227,7 @@ impl HostRegistry {
                         session.send(LeaderMessage::Grant(grant));
                     }
                 }
-                Event::NodeLeaving(node) => self.revoke_if_drained(*node),
+                Event::NodeLeaving(node) => self.revoke_if_due(*node),
                 Event::PoolAdded(_) | Event::PoolChanged(_) | Event::HostsChanged => reallocate = true,
                 Event::PoolRemoved(pool) => {
                     self.groups.remove(pool);
@@ -256,7 +260,7 @@ impl Actor for HostRegistry {
         ctx.set_mailbox_capacity(4096);
         let hosts: Vec<HostKey> = self.engine.read(|cluster| cluster.hosts().map(|host| host.key).collect());
         for host in hosts {
-            self.leases.expect(host);
+            self.leases.watch(host, clock::monotonic_ms());
         }
         ctx.run_interval(TICK, |this, ctx| this.tick(ctx));
         self.allocate(ctx);
@@ -270,15 +274,16 @@ impl Handler<SessionUp> for HostRegistry {
         if let Some(old) = self.sessions.insert(host, up.handle.clone()) {
             old.end();
         }
-        self.leases.renew(host, clock::monotonic_ms());
+        let now_ms = clock::monotonic_ms();
+        self.leases.renew(host, now_ms, now_ms);
         // Whatever was granted between the welcome and now is granted again; a host knows what it has.
         let nodes: Vec<NodeKey> =
-            self.engine.read(|cluster| cluster.nodes_of_host(host).map(|node| node.key).collect());
+            self.engine.read(|cluster| cluster.nodes_on_host(host).map(|node| node.key).collect());
         for node in nodes {
             if up.nodes.contains(&node) {
-                self.revoke_if_drained(node);
+                self.revoke_if_due(node);
             } else if let Some(grant) = self.builder.grant(&self.engine, node) {
-                if self.engine.read(|cluster| cluster.node_by_key(node).is_some_and(|n| n.leaving.is_none())) {
+                if self.engine.read(|cluster| cluster.node(node).is_some_and(|n| n.leaving.is_none())) {
                     up.handle.send(LeaderMessage::Grant(grant));
                 }
             }
@@ -311,7 +316,7 @@ impl Handler<Renewed> for HostRegistry {
     type Result = ();
     fn handle(&mut self, renewed: Renewed, _: &mut Context<Self>) {
         if self.sessions.get(&renewed.host).is_some_and(|current| current.session == renewed.session) {
-            self.leases.renew(renewed.host, renewed.confirmed_ms);
+            self.leases.renew(renewed.host, clock::monotonic_ms(), renewed.confirmed_ms);
         }
     }
 }
@@ -326,7 +331,7 @@ impl Handler<Attach> for HostRegistry {
         let pool = attach.pool;
         self.groups.insert(pool, Group { generation: attach.generation, address: attach.group });
         let nodes: Vec<NodeKey> =
-            self.engine.read(|cluster| cluster.nodes_of_pool(pool).map(|node| node.key).collect());
+            self.engine.read(|cluster| cluster.nodes_of(pool, None).map(|node| node.key).collect());
         for node in nodes.into_iter().filter(|node| self.levels.contains_key(node)) {
             self.tell_group(node);
         }

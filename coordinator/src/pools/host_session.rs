@@ -12,14 +12,15 @@ use crate::state::{Action, Outcome, Reply};
 use actix::Addr;
 use futures::stream::{FuturesUnordered, StreamExt};
 use lote_shared::model::{
-    AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey, Timestamp,
+    AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey,
 };
 use lote_shared::network::{ReceiveHalf, SendHalf, Stream};
 use lote_shared::protocol::host::{
     AttemptEnd, AttemptReport, Frame, Hello, HostMessage, Lease, LeaderMessage, Welcome,
 };
-use lote_shared::protocol::session::{Inbox, Received};
-use std::collections::BTreeSet;
+use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
+use lote_shared::protocol::session::{self, Accept, Inbox, Limits, Outbox, Resume, Session, SessionId};
+use rand::Rng;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,8 +47,10 @@ pub enum Error {
     Unavailable(#[from] Unavailable),
     #[error("the host was refused: {0}")]
     Refused(#[from] crate::state::Refusal),
-    #[error("message {number} arrived after a gap")]
-    Gap { number: u64 },
+    #[error("the host broke the session's rules: {0}")]
+    Rules(#[from] session::Error),
+    #[error("the host does not settle what it is sent")]
+    Slow,
     #[error("the session was ended by the leader")]
     Ended,
 }
@@ -87,19 +90,34 @@ pub struct SessionParts {
 
 /// Serves one session stream until it ends.
 pub async fn serve(parts: SessionParts, peer: String, mut stream: Stream) {
-    let hello = tokio::time::timeout(HELLO_TIMEOUT, stream.receive::<Hello>()).await;
-    let outcome = match hello {
+    let outcome = match tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream)).await {
         Err(_) => Err(Error::Silent),
-        Ok(Err(error)) => Err(error.into()),
-        Ok(Ok(None)) => Err(Error::Closed),
-        Ok(Ok(Some(hello))) => welcome_and_run(&parts, &peer, hello, stream).await,
+        Ok(Err(error)) => Err(error),
+        Ok(Ok((session, hello))) => welcome_and_run(&parts, &peer, session, hello, stream).await,
     };
     if let Err(error) = outcome {
         tracing::info!(%peer, %error, "session ended");
     }
 }
 
-async fn welcome_and_run(parts: &SessionParts, peer: &str, hello: Hello, mut stream: Stream) -> Result<(), Error> {
+/// Every stream begins a new session here: what the leader had to say is in the state, and the host's inventory
+/// tells what of it is missing.
+async fn greet(stream: &mut Stream) -> Result<(Session<LeaderMessage>, Hello), Error> {
+    let offer: Resume = stream.receive().await?.ok_or(Error::Closed)?;
+    let mut session = Session::new(Limits::default());
+    let (answer, _) = session.on_offer(offer, SessionId(rand::rng().random()))?;
+    stream.send(&answer).await?;
+    let hello: Hello = stream.receive().await?.ok_or(Error::Closed)?;
+    Ok((session, hello))
+}
+
+async fn welcome_and_run(
+    parts: &SessionParts,
+    peer: &str,
+    session: Session<LeaderMessage>,
+    hello: Hello,
+    mut stream: Stream,
+) -> Result<(), Error> {
     static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
     let joined = Action::HostJoined {
         peer: peer.to_owned(),
@@ -112,10 +130,8 @@ async fn welcome_and_run(parts: &SessionParts, peer: &str, hello: Hello, mut str
     let Outcome::HostJoined(host) = parts.engine.propose(crate::state::keys::CLUSTER, joined).await?? else {
         return Err(Error::Ended);
     };
-    let plan = Reconciliation::of(&parts.engine, host, &hello);
-    for (node, lost) in plan.lost {
-        report_lost(&parts.engine, node, lost).await?;
-    }
+    let plan = parts.engine.read(|cluster| Reconciliation::of(cluster, host, &hello.attempts));
+    settle_missing(&parts.engine, &plan).await?;
     let welcome = Welcome {
         host,
         lease_ms: parts.lease_ms,
@@ -127,99 +143,81 @@ async fn welcome_and_run(parts: &SessionParts, peer: &str, hello: Hello, mut str
 
     let (queue, messages) = mpsc::channel(QUEUE_MAX);
     let (end, ended) = watch::channel(false);
-    let session = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
-    let handle = SessionHandle { host, session, queue, end: Arc::new(end) };
+    let number = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+    let handle = SessionHandle { host, session: number, queue, end: Arc::new(end) };
     for (node, attempts) in plan.resend {
-        let engine = parts.engine.clone();
-        if let Some(chunk) = parts.builder.build(&engine, node, attempts).await {
+        if let Some(chunk) = parts.builder.build(&parts.engine, node, attempts).await {
             handle.send(chunk);
         }
     }
+    for message in plan.repeat {
+        handle.send(message);
+    }
     parts.registry.do_send(SessionUp { handle: handle.clone(), nodes: plan.nodes });
     tracing::info!(%peer, host = %host, name = %hello.name, "host joined");
-    let outcome = converse(parts, host, session, stream, messages, ended).await;
-    parts.registry.do_send(SessionDown { host, session });
+    let outcome = converse(parts, &handle, session, stream, messages, ended).await;
+    parts.registry.do_send(SessionDown { host, session: number });
     outcome
 }
 
-/// What a host's inventory means against the state (`ARCHITECTURE.md`, hosts and leases).
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Reconciliation {
-    nodes: Vec<NodeKey>,
-    keep: Vec<AttemptRef>,
-    /// Assigned here, not known there: the chunk was lost, sent again with the same numbers.
-    resend: Vec<(NodeKey, Vec<AttemptRef>)>,
-    /// Reported as started here, but the host no longer has it.
-    lost: Vec<(NodeKey, Vec<AttemptRef>)>,
-}
-
-impl Reconciliation {
-    fn of(engine: &Engine, host: HostKey, hello: &Hello) -> Reconciliation {
-        let held: BTreeSet<(NodeKey, AttemptRef)> = hello.attempts.iter().copied().collect();
-        let mut plan = Reconciliation::default();
-        engine.read(|cluster| {
-            for node in cluster.nodes_of_host(host) {
-                let mut resend = Vec::new();
-                let mut lost = Vec::new();
-                let mut busy = false;
-                for (attempt, started) in cluster.attempts_on(node.key) {
-                    busy = true;
-                    match (held.contains(&(node.key, attempt)), started) {
-                        (true, _) => plan.keep.push(attempt),
-                        (false, false) => resend.push(attempt),
-                        (false, true) => lost.push(attempt),
-                    }
-                }
-                if !resend.is_empty() {
-                    plan.resend.push((node.key, resend));
-                }
-                if !lost.is_empty() {
-                    plan.lost.push((node.key, lost));
-                }
-                // A node that leaves and has nothing left to do is not granted again; its host wipes it.
-                if busy || node.leaving.is_none() {
-                    plan.nodes.push(node.key);
-                }
-            }
-        });
-        plan
-    }
-}
-
-async fn report_lost(engine: &Engine, node: NodeKey, attempts: Vec<AttemptRef>) -> Result<(), Error> {
+/// Reports the end of attempts that the host no longer has.
+async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Error> {
     let now = clock::wall();
-    let outcome = || AttemptOutcome::Lost { reason: "the host no longer has the attempt".to_owned() };
-    let report = |attempt| AttemptReport { attempt, started: None, end: Some(AttemptEnd { at: now, outcome: outcome() }) };
-    let attempts = attempts.into_iter().map(report).collect();
-    let account = account_of(engine, node);
-    if let Err(refusal) = engine.propose(account, Action::Report { node, attempts }).await? {
-        tracing::debug!(%refusal, "lost attempts were settled meanwhile");
+    for (node, missing) in &plan.missing {
+        let (node, account) = (*node, account_of(engine, *node));
+        let recalled: Vec<AttemptRef> =
+            missing.iter().filter(|(_, end)| *end == MissingEnd::Recalled).map(|(attempt, _)| *attempt).collect();
+        if !recalled.is_empty() {
+            note(engine.propose(account, Action::Recalled { node, attempts: recalled }).await?);
+        }
+        let ended = missing.iter().filter_map(|(attempt, end)| {
+            let outcome = match end {
+                MissingEnd::Recalled => return None,
+                MissingEnd::Killed => AttemptOutcome::Killed { exit_code: None },
+                MissingEnd::Lost => AttemptOutcome::Lost { reason: "the host no longer has the attempt".to_owned() },
+            };
+            let end = Some(AttemptEnd { at: now, outcome });
+            Some(AttemptReport { attempt: *attempt, started: None, end })
+        });
+        let ended: Vec<AttemptReport> = ended.collect();
+        if !ended.is_empty() {
+            note(engine.propose(account, Action::Report { node, attempts: ended }).await?);
+        }
     }
     Ok(())
 }
 
-fn account_of(engine: &Engine, node: NodeKey) -> AccountId {
-    engine.read(|cluster| cluster.node_by_key(node).map(|node| node.account)).unwrap_or(crate::state::keys::CLUSTER)
+fn note(reply: Reply) {
+    if let Err(refusal) = reply {
+        tracing::debug!(%refusal, "attempts of a returned host were settled meanwhile");
+    }
 }
 
-/// What the writer sends beside the leader's messages.
+fn account_of(engine: &Engine, node: NodeKey) -> AccountId {
+    engine.read(|cluster| cluster.node(node).map(|node| node.account)).unwrap_or(crate::state::keys::CLUSTER)
+}
+
+/// What the writer deals with beside the leader's messages.
 enum Control {
     Ack(u64),
     Lease(Lease),
+    /// The host settled our messages up to this number.
+    Acknowledged(u64),
 }
 
 async fn converse(
     parts: &SessionParts,
-    host: HostKey,
-    session: u64,
+    handle: &SessionHandle,
+    session: Session<LeaderMessage>,
     stream: Stream,
     messages: mpsc::Receiver<LeaderMessage>,
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let (mut send, mut receive) = stream.split();
     let (control, controls) = mpsc::channel(64);
-    let reader = read(parts, host, session, &mut receive, control);
-    let writer = write(&mut send, messages, controls);
+    let Session { outbox, inbox, .. } = session;
+    let reader = read(parts, handle, inbox, &mut receive, control);
+    let writer = write(&mut send, outbox, messages, controls);
     tokio::select! {
         outcome = reader => outcome,
         outcome = writer => outcome,
@@ -230,23 +228,24 @@ async fn converse(
 /// Leases and acknowledgements go before task chunks: they are small and must not wait behind bulk.
 async fn write(
     send: &mut SendHalf,
+    mut outbox: Outbox<LeaderMessage>,
     mut messages: mpsc::Receiver<LeaderMessage>,
     mut controls: mpsc::Receiver<Control>,
 ) -> Result<(), Error> {
-    let mut number = 0;
     loop {
-        let frame = tokio::select! {
+        tokio::select! {
             biased;
             control = controls.recv() => match control.ok_or(Error::Ended)? {
-                Control::Ack(up_to) => Frame::Ack { up_to },
-                Control::Lease(lease) => Frame::Lease(lease),
+                Control::Ack(up_to) => send.send(&Frame::<LeaderMessage>::Ack { up_to }).await?,
+                Control::Lease(lease) => send.send(&Frame::<LeaderMessage>::Lease(lease)).await?,
+                Control::Acknowledged(up_to) => outbox.ack(up_to)?,
             },
             message = messages.recv() => {
-                number += 1;
-                Frame::Message { number, message: message.ok_or(Error::Ended)? }
+                let message = message.ok_or(Error::Ended)?;
+                let number = outbox.push(message.clone(), 0).map_err(|_| Error::Slow)?;
+                send.send(&Frame::Message { number, message }).await?;
             }
-        };
-        send.send(&frame).await?;
+        }
     }
 }
 
@@ -254,12 +253,12 @@ type Pending = Pin<Box<dyn Future<Output = (u64, Result<Reply, Unavailable>)> + 
 
 async fn read(
     parts: &SessionParts,
-    host: HostKey,
-    session: u64,
+    handle: &SessionHandle,
+    mut inbox: Inbox,
     receive: &mut ReceiveHalf,
     control: mpsc::Sender<Control>,
 ) -> Result<(), Error> {
-    let mut inbox = Inbox::new();
+    let host = handle.host;
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
     loop {
         let frame = tokio::select! {
@@ -274,11 +273,10 @@ async fn read(
             }
         };
         match frame {
-            Frame::Ping { sent_ms } => answer_ping(parts, host, session, sent_ms, &control).await?,
-            Frame::Message { number, message } => match inbox.received(number) {
-                Received::Duplicate => {}
-                Received::Gap { .. } => return Err(Error::Gap { number }),
-                Received::New => {
+            Frame::Ping { sent_ms } => answer_ping(parts, handle, sent_ms, &control).await?,
+            Frame::Message { number, message } => match inbox.accept(number)? {
+                Accept::Duplicate => {}
+                Accept::New => {
                     if let Some(work) = take(parts, host, number, message).await? {
                         pending.push(work);
                     } else {
@@ -286,8 +284,10 @@ async fn read(
                     }
                 }
             },
-            // The leader's messages are not kept: an inventory replaces a resend.
-            Frame::Ack { .. } | Frame::Lease(_) => {}
+            Frame::Ack { up_to } => {
+                control.send(Control::Acknowledged(up_to)).await.map_err(|_| Error::Ended)?;
+            }
+            Frame::Lease(_) => {}
         }
     }
 }
@@ -303,7 +303,7 @@ async fn settle(
     if let Err(refusal) = reply? {
         tracing::debug!(%refusal, "a host's message no longer fits");
     }
-    if let Some(up_to) = inbox.durable(number) {
+    if let Some(up_to) = inbox.durable(number)? {
         control.send(Control::Ack(up_to)).await.map_err(|_| Error::Ended)?;
     }
     Ok(())
@@ -312,8 +312,7 @@ async fn settle(
 /// Renews the lease, counted from before the quorum was asked.
 async fn answer_ping(
     parts: &SessionParts,
-    host: HostKey,
-    session: u64,
+    handle: &SessionHandle,
     sent_ms: u64,
     control: &mpsc::Sender<Control>,
 ) -> Result<(), Error> {
@@ -321,7 +320,7 @@ async fn answer_ping(
     if parts.engine.linearize().await.is_err() {
         return Ok(()); // No quorum, no renewal.
     }
-    parts.registry.do_send(Renewed { host, session, confirmed_ms });
+    parts.registry.do_send(Renewed { host: handle.host, session: handle.session, confirmed_ms });
     let lease = Lease { sent_ms, lease_ms: parts.lease_ms, now: clock::wall() };
     control.send(Control::Lease(lease)).await.map_err(|_| Error::Ended)
 }
@@ -340,7 +339,7 @@ async fn take(parts: &SessionParts, host: HostKey, number: u64, message: HostMes
         }
         HostMessage::NodeGone { node } => (node, Action::NodeGone { node }),
     };
-    let owned = parts.engine.read(|cluster| cluster.node_by_key(node).map(|record| (record.host, record.account)));
+    let owned = parts.engine.read(|cluster| cluster.node(node).map(|record| (record.host, record.account)));
     let Some((_, account)) = owned.filter(|(owner, _)| *owner == host) else {
         return Ok(None); // Not this host's node (any more): nothing it says of it counts.
     };
@@ -351,9 +350,4 @@ async fn take(parts: &SessionParts, host: HostKey, number: u64, message: HostMes
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Cluster time for whoever needs it beside a session.
-pub fn now() -> Timestamp {
-    clock::wall()
 }

@@ -6,6 +6,7 @@
 
 use crate::clock;
 use crate::engine::Engine;
+use crate::state::keys::CLUSTER;
 use crate::state::{Action, Deadline};
 use lote_shared::model::{AccountId, Timestamp};
 use std::time::Duration;
@@ -48,8 +49,8 @@ async fn advance(engine: &Engine) -> bool {
     let now = clock::wall();
     let mut commands: Vec<(AccountId, Action)> = Vec::new();
     engine.read(|cluster| {
-        for (account, cursor) in cluster.pending_cursors() {
-            commands.push((account, Action::Continue { cursor }));
+        for cursor in cluster.cursors() {
+            commands.push((CLUSTER, Action::Continue { cursor }));
         }
         let mut retries = Vec::new();
         for (at, deadline) in cluster.deadlines() {
@@ -57,15 +58,15 @@ async fn advance(engine: &Engine) -> bool {
                 break;
             }
             match deadline {
-                Deadline::JobExpires(job) => commands.push((account_of(cluster, job), Action::JobExpire { job })),
-                Deadline::EmptyGraceOver(job) => {
+                Deadline::JobWallClock(job) => commands.push((account_of(cluster, job), Action::JobExpire { job })),
+                Deadline::JobEmptyGrace(job) => {
                     commands.push((account_of(cluster, job), Action::JobCheckComplete { job }));
                 }
-                Deadline::RetryDue(task) => retries.push(task),
+                Deadline::Retry(task) => retries.push(task),
             }
         }
         if !retries.is_empty() {
-            commands.push((crate::state::keys::CLUSTER, Action::RetryDue { tasks: retries }));
+            commands.push((CLUSTER, Action::RetryDue { tasks: retries }));
         }
     });
     let mut worked = false;
@@ -83,5 +84,5 @@ async fn advance(engine: &Engine) -> bool {
 }
 
 fn account_of(cluster: &crate::state::Cluster, job: lote_shared::model::JobKey) -> AccountId {
-    cluster.job_by_key(job).map_or(crate::state::keys::CLUSTER, |job| job.account)
+    cluster.job(job).map_or(CLUSTER, |job| job.account)
 }

@@ -22,6 +22,16 @@ use std::time::Duration;
 #[rtype(result = "()")]
 pub struct Wake;
 
+/// A node can take more than before.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NodeFreed(pub NodeKey);
+
+/// A node is no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NodeRemoved(pub NodeKey);
+
 /// How much a node wants to hold in all, and the session to its host; `None` once the session is gone.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -163,7 +173,7 @@ impl PoolDispatcher {
 }
 
 async fn assign(engine: &Engine, node: NodeKey, tasks: Vec<TaskKey>) -> Result<Vec<AttemptRef>, AssignError> {
-    let account = engine.read(|cluster| cluster.node_by_key(node).map(|node| node.account));
+    let account = engine.read(|cluster| cluster.node(node).map(|node| node.account));
     let Some(account) = account else { return Ok(Vec::new()) };
     let reply = engine.propose(account, Action::Assign { node, tasks }).await;
     match reply.map_err(AssignError::Unavailable)?.map_err(AssignError::Refused)? {
@@ -201,6 +211,28 @@ impl Handler<Plan> for PoolDispatcher {
         guard.step(Place::Handler, self, ctx, |this, ctx| {
             this.faults.strike(this.guard.pool, Place::Handler);
             this.plan(ctx);
+        });
+    }
+}
+
+impl Handler<NodeFreed> for PoolDispatcher {
+    type Result = ();
+    fn handle(&mut self, freed: NodeFreed, ctx: &mut Context<Self>) {
+        let guard = self.guard.clone();
+        guard.step(Place::Handler, self, ctx, |this, ctx| {
+            this.core.on_node_freed(freed.0);
+            this.wake(ctx);
+        });
+    }
+}
+
+impl Handler<NodeRemoved> for PoolDispatcher {
+    type Result = ();
+    fn handle(&mut self, removed: NodeRemoved, ctx: &mut Context<Self>) {
+        let guard = self.guard.clone();
+        guard.step(Place::Handler, self, ctx, |this, _| {
+            this.core.on_node_gone(removed.0);
+            this.nodes.remove(&removed.0);
         });
     }
 }

@@ -32,7 +32,7 @@ impl PoolScaler {
         }
         let pool = self.guard.pool;
         let due = self.engine.read(|cluster| {
-            let pool = cluster.pool_by_key(pool)?;
+            let pool = cluster.pool(pool)?;
             let resizing = pool.allocation != AllocationState::Steady;
             let limit_ms = pool.resize_timeout.as_limit_ms()?;
             resizing.then(|| pool.allocation_changed.plus_ms(limit_ms))

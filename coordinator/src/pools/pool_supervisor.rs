@@ -7,9 +7,10 @@ use super::chunk::ChunkBuilder;
 use super::faults::Faults;
 use super::guard::{Guard, Place};
 use super::host_registry::{Attach, Reallocate};
-use super::pool_dispatcher::{self, DispatcherStatus, NodeLevel, PoolDispatcher, Wake};
+use super::pool_dispatcher::{self, DispatcherStatus, NodeFreed, NodeLevel, NodeRemoved, PoolDispatcher, Wake};
 use super::pool_scaler::{PoolChanged, PoolScaler};
 use crate::engine::Engine;
+use lote_shared::model::NodeKey;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
 
 /// What a group needs to be built.
@@ -29,6 +30,10 @@ pub struct GroupParts {
 pub enum PoolNews {
     Dispatch,
     Changed,
+    /// This node can take more than before.
+    Freed(NodeKey),
+    /// This node is no more.
+    Removed(NodeKey),
 }
 
 /// Are you still making progress?
@@ -84,9 +89,12 @@ impl Handler<PoolNews> for PoolSupervisor {
     fn handle(&mut self, news: PoolNews, ctx: &mut Context<Self>) {
         let guard = self.parts.guard.clone();
         guard.step(Place::Handler, self, ctx, |this, _| {
-            // A full mailbox already holds a wake-up.
-            if let Some(dispatcher) = &this.dispatcher {
-                let _ = dispatcher.try_send(Wake);
+            let Some(dispatcher) = &this.dispatcher else { return };
+            match news {
+                // A full mailbox already holds a wake-up.
+                PoolNews::Dispatch | PoolNews::Changed => drop(dispatcher.try_send(Wake)),
+                PoolNews::Freed(node) => dispatcher.do_send(NodeFreed(node)),
+                PoolNews::Removed(node) => dispatcher.do_send(NodeRemoved(node)),
             }
             if let (PoolNews::Changed, Some(scaler)) = (news, &this.scaler) {
                 let _ = scaler.try_send(PoolChanged);
