@@ -119,6 +119,11 @@ impl Cluster {
         self.meta.clock
     }
 
+    /// Commands whose answers are remembered.
+    pub fn answers_remembered(&self) -> usize {
+        self.answers.len()
+    }
+
     pub fn account(&self, id: AccountId) -> Option<&AccountRecord> {
         self.accounts.get(&id).map(|account| &account.record)
     }
