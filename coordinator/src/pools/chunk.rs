@@ -6,20 +6,18 @@
 
 use crate::api::auth::sas;
 use crate::engine::Engine;
-use crate::state::{Cluster, keys};
+use crate::scheduling::Catalogue;
+use crate::state::{Cluster, ROW_VERSION, keys};
 use lote_shared::model::{
-    AccountId, AttemptRef, JobKey, NodeKey, PoolCold, ResourceFile, ResourceSource, StartTask, TaskSpec, Timestamp,
+    AccountId, AttemptRef, JobKey, NodeKey, ResourceFile, ResourceSource, StartTask, TaskSpec, Timestamp,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{JobPart, LeaderMessage, NodeGrant, TaskChunk, TaskLaunch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How long a SAS made for a node is good: longer than any sensible wait in the node's queue.
 const SAS_VALID_MS: u64 = 24 * 3_600_000;
-
-/// Encoding of cold rows.
-pub const COLD_VERSION: u8 = 1;
 
 #[derive(Debug)]
 struct Endpoints {
@@ -27,6 +25,7 @@ struct Endpoints {
     batch: String,
     /// Blob endpoint without the account and without a final slash.
     blob: String,
+    catalogue: Catalogue,
 }
 
 /// Makes messages for hosts; clone freely.
@@ -47,7 +46,7 @@ struct Hot {
 impl ChunkBuilder {
     pub fn new(batch_endpoint: &str, blob_endpoint: &str) -> ChunkBuilder {
         let trim = |text: &str| text.trim_end_matches('/').to_owned();
-        ChunkBuilder(Arc::new(Endpoints { batch: trim(batch_endpoint), blob: trim(blob_endpoint) }))
+        ChunkBuilder(Arc::new(Endpoints { batch: trim(batch_endpoint), blob: trim(blob_endpoint), catalogue: Catalogue::default() }))
     }
 
     /// The chunk for attempts that were just assigned to `node`; `None` if none of them stands any more. Reads the
@@ -60,11 +59,15 @@ impl ChunkBuilder {
 
     /// As [`ChunkBuilder::build`], on this thread.
     pub fn chunk(&self, engine: &Engine, node: NodeKey, attempts: &[AttemptRef]) -> TaskChunk {
-        let (hot, job_ids) = engine.read(|cluster| {
+        let (hot, mut parts) = engine.read(|cluster| {
             let hot: Vec<Hot> = attempts.iter().filter_map(|attempt| hot(cluster, *attempt)).collect();
-            let ids = hot.iter().filter_map(|hot| Some((hot.job, cluster.job(hot.job)?.id.to_string())));
-            let ids: BTreeMap<JobKey, String> = ids.collect();
-            (hot, ids)
+            let jobs: BTreeSet<JobKey> = hot.iter().map(|task| task.job).collect();
+            let part = |job: JobKey| {
+                let job_id = cluster.job(job)?.id.to_string();
+                Some((job, JobPart { job_id, environment: cluster.job_cold(job)?.environment.clone() }))
+            };
+            let parts: BTreeMap<JobKey, JobPart> = jobs.into_iter().filter_map(part).collect();
+            (hot, parts)
         });
         let mut chunk = TaskChunk { node, jobs: Vec::new(), tasks: Vec::new() };
         let mut job_index: BTreeMap<JobKey, u32> = BTreeMap::new();
@@ -74,15 +77,11 @@ impl ChunkBuilder {
                 continue;
             };
             self.sign_auto_storage(engine, task.account, &mut spec.resource_files);
-            let job = *job_index.entry(task.job).or_insert_with(|| {
-                chunk.jobs.push(JobPart {
-                    job_id: job_ids.get(&task.job).cloned().unwrap_or_default(),
-                    environment: read_cold::<lote_shared::model::JobCold>(engine, &keys::job_cold(task.account, task.job))
-                        .map(|cold| cold.environment)
-                        .unwrap_or_default(),
-                });
-                chunk.jobs.len() as u32 - 1
-            });
+            if let Some(part) = parts.remove(&task.job) {
+                job_index.insert(task.job, chunk.jobs.len() as u32);
+                chunk.jobs.push(part);
+            }
+            let Some(job) = job_index.get(&task.job).copied() else { continue };
             chunk.tasks.push(TaskLaunch {
                 attempt: task.launch,
                 job,
@@ -98,15 +97,15 @@ impl ChunkBuilder {
 
     /// What the host of `node` is told to carry; `None` once the node is gone.
     pub fn grant(&self, engine: &Engine, node: NodeKey) -> Option<NodeGrant> {
-        let (record, pool_id, account_name, cores) = engine.read(|cluster| {
+        let (record, pool_id, account_name, cores, start_task) = engine.read(|cluster| {
             let node = cluster.node(node)?.clone();
             let pool = cluster.pool(node.pool)?;
             let account = cluster.account(node.account)?.name.clone();
-            let cores = crate::scheduling::catalogue::lookup(&pool.vm_size).cores;
-            Some((node, pool.id.to_string(), account, cores))
+            let cores = self.0.catalogue.size(&pool.vm_size).cores;
+            let start_task = cluster.pool_cold(node.pool)?.start_task.clone();
+            Some((node, pool.id.to_string(), account, cores, start_task))
         })?;
-        let cold = read_cold::<PoolCold>(engine, &keys::pool_cold(record.account, record.pool));
-        let start_task = cold.and_then(|cold| cold.start_task).map(|mut start: StartTask| {
+        let start_task = start_task.map(|mut start: StartTask| {
             self.sign_auto_storage(engine, record.account, &mut start.resource_files);
             start
         });
@@ -162,5 +161,5 @@ fn hot(cluster: &Cluster, attempt: AttemptRef) -> Option<Hot> {
 /// Reads a cold row; a row that is missing or damaged is `None` and logged by whoever needs it.
 pub fn read_cold<T: serde::de::DeserializeOwned>(engine: &Engine, key: &[u8]) -> Option<T> {
     let bytes = engine.cold(key).ok()??;
-    codec::decode(COLD_VERSION, &bytes, codec::LIMIT_DEFAULT).ok()
+    codec::decode(ROW_VERSION, &bytes, codec::LIMIT_DEFAULT).ok()
 }

@@ -13,10 +13,9 @@ use crate::engine::Engine;
 use crate::scheduling::{Allocation, Allocator};
 use crate::state::{Action, Event, keys};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, WrapFuture};
-use lote_shared::model::{AccountId, HostKey, NodeKey, PoolKey};
+use lote_shared::model::{HostKey, NodeKey, PoolKey};
 use lote_shared::protocol::host::LeaderMessage;
 use lote_shared::protocol::session::LeaseBook;
-use rand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -128,10 +127,10 @@ impl HostRegistry {
         }
     }
 
-    fn propose(&self, account: AccountId, action: Action, ctx: &mut Context<Self>) {
+    fn propose(&self, action: Action, ctx: &mut Context<Self>) {
         let engine = self.engine.clone();
         let work = async move {
-            match engine.propose(account, action).await {
+            match engine.propose(keys::CLUSTER, action).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(refusal)) => tracing::debug!(%refusal, "a host command no longer fits"),
                 Err(error) => tracing::warn!(%error, "a host command was not taken"),
@@ -146,18 +145,17 @@ impl HostRegistry {
             return;
         }
         let now = clock::wall();
-        let entropy: u64 = rand::rng().random();
         let allocator = &mut self.allocator;
-        let allocations = self.engine.read(|cluster| allocator.plan(now, cluster, entropy));
+        let allocations = self.engine.read(|cluster| allocator.plan(now, cluster));
         if allocations.is_empty() {
             return;
         }
         self.allocating = Some(false);
         let engine = self.engine.clone();
+        let proposed = allocations.clone();
         let work = async move {
-            for allocation in allocations {
-                let (account, action) = command(allocation);
-                match engine.propose(account, action).await {
+            for allocation in proposed {
+                match engine.propose(keys::CLUSTER, command(allocation)).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(refusal)) => tracing::debug!(%refusal, "an allocation no longer fits"),
                     Err(error) => {
@@ -167,11 +165,24 @@ impl HostRegistry {
                 }
             }
         };
-        ctx.spawn(work.into_actor(self).map(|(), this, ctx| {
+        ctx.spawn(work.into_actor(self).map(move |(), this, ctx| {
+            for allocation in &allocations {
+                this.answered(allocation);
+            }
             // Whatever was decided may make room for more; an empty plan ends it.
             this.allocating = None;
             this.allocate(ctx);
         }));
+    }
+
+    fn answered(&mut self, allocation: &Allocation) {
+        match allocation {
+            Allocation::Grant { pool, host, dedicated, .. } => {
+                self.allocator.on_grant_result(*pool, *host, *dedicated);
+            }
+            Allocation::Revoke { node, .. } => self.allocator.on_revoke_result(*node),
+            Allocation::Settle { pool, .. } => self.allocator.on_settle_result(*pool),
+        }
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -182,7 +193,7 @@ impl HostRegistry {
             }
             self.forget(host);
             self.leases.remove(host);
-            self.propose(keys::CLUSTER, Action::HostLost { host }, ctx);
+            self.propose(Action::HostLost { host }, ctx);
         }
     }
 
@@ -243,13 +254,11 @@ impl HostRegistry {
 }
 
 /// The command that carries a decision of the allocator out.
-fn command(allocation: Allocation) -> (AccountId, Action) {
+fn command(allocation: Allocation) -> Action {
     match allocation {
-        Allocation::Grant { account, pool, host, node_id, dedicated } => {
-            (account, Action::NodeGrant { pool, host, node_id, dedicated })
-        }
-        Allocation::Revoke { account, node, option } => (account, Action::NodeRevoke { node, option }),
-        Allocation::Settled { account, pool, errors } => (account, Action::PoolSettled { pool, errors }),
+        Allocation::Grant { pool, host, node_id, dedicated } => Action::NodeGrant { pool, host, node_id, dedicated },
+        Allocation::Revoke { node, option } => Action::NodeRevoke { node, option },
+        Allocation::Settle { pool, errors } => Action::PoolSettled { pool, errors },
     }
 }
 
@@ -297,7 +306,7 @@ impl Handler<SessionDown> for HostRegistry {
     fn handle(&mut self, down: SessionDown, ctx: &mut Context<Self>) {
         if self.sessions.get(&down.host).is_some_and(|current| current.session == down.session) {
             self.forget(down.host);
-            self.propose(keys::CLUSTER, Action::HostUnknown { host: down.host }, ctx);
+            self.propose(Action::HostUnknown { host: down.host }, ctx);
         }
     }
 }

@@ -151,7 +151,7 @@ impl PoolDispatcher {
         self.proposals -= 1;
         let attempts = done.result.as_ref().map(Vec::as_slice).unwrap_or_default();
         self.assigned += attempts.len() as u64;
-        self.core.on_assign_result(done.node, &done.asked, attempts);
+        self.core.on_assign_result(done.node, &done.asked);
         if let (Some(message), Some(actor)) = (done.message, self.nodes.get(&done.node)) {
             // A full mailbox loses nothing: the attempts are committed, the next inventory finds them.
             if actor.try_send(Send(message)).is_err() {
@@ -220,7 +220,7 @@ impl Handler<NodeFreed> for PoolDispatcher {
     fn handle(&mut self, freed: NodeFreed, ctx: &mut Context<Self>) {
         let guard = self.guard.clone();
         guard.step(Place::Handler, self, ctx, |this, ctx| {
-            this.core.on_node_freed(freed.0);
+            this.core.on_node_changed(freed.0);
             this.wake(ctx);
         });
     }
