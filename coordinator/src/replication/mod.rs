@@ -1,3 +1,8 @@
-//! Replication: the Raft log and, on top of it, openraft and the driver of the engine. (In progress.)
-
+//! Replication. (In progress.)
+mod applied;
+mod clock;
 pub mod log;
+mod log_store;
+mod network;
+mod snapshot;
+mod types;
