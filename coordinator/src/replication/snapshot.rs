@@ -65,7 +65,15 @@ impl Snapshots {
             if name.ends_with(TEMPORARY_SUFFIX) {
                 fs::remove_file(&path).map_err(at)?;
             } else if name.ends_with(SUFFIX) {
-                let position = Reader::open(&path)?.position;
+                let position = match Reader::open(&path) {
+                    Ok(reader) => reader.position,
+                    Err(Error::Damaged { path, why }) => {
+                        tracing::warn!(path = %path.display(), why, "setting a damaged snapshot aside");
+                        fs::rename(&path, path.with_extension("damaged")).map_err(at)?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 if current.as_ref().is_none_or(|(newest, _)| newest.id < position.id) {
                     current = Some((position, path));
                 }
@@ -126,7 +134,7 @@ fn write(path: &Path, position: &Applied, store: &dyn Store) -> Result<(), Error
     let at = |source| Error::Io { path: path.to_owned(), source };
     let file = File::create(path).map_err(at)?;
     let mut out = Hashing { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() };
-    let position = position.encode();
+    let position = position.encode().map_err(|error| at(io::Error::other(error)))?;
     let mut head = Vec::from(MAGIC);
     head.extend_from_slice(&VERSION.to_le_bytes());
     head.extend_from_slice(&(position.len() as u32).to_le_bytes());

@@ -8,6 +8,7 @@ use crate::state::{Command, Reply, command};
 use bytes::{BufMut, Bytes, BytesMut};
 use lote_shared::model::Timestamp;
 use lote_shared::protocol::codec;
+use openraft::impls::OneshotResponder;
 use openraft::{EntryPayload, LogId, Membership, RaftTypeConfig, StoredMembership};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = SnapshotFile,
+        Responder = OneshotResponder<TypeConfig>,
         AsyncRuntime = openraft::TokioRuntime,
 );
 
@@ -46,6 +48,7 @@ pub trait Types:
         Node = Member,
         Entry = openraft::Entry<Self>,
         SnapshotData = SnapshotFile,
+        Responder = OneshotResponder<Self>,
     >
 {
 }
@@ -58,6 +61,7 @@ impl<C> Types for C where
             Node = Member,
             Entry = openraft::Entry<C>,
             SnapshotData = SnapshotFile,
+            Responder = OneshotResponder<C>,
         >
 {
 }
