@@ -162,6 +162,11 @@ impl Engine {
         Ok(replies)
     }
 
+    /// For the driver alone: a handle that cannot propose, so that the queue closes with the last other handle.
+    pub fn for_driver(&self) -> Engine {
+        Engine { shared: self.shared.clone(), requests: mpsc::channel(1).0 }
+    }
+
     /// For the driver alone: puts another state in place, after a snapshot was installed.
     pub fn replace(&self, cluster: Cluster) {
         *self.shared.cluster.write() = cluster;
@@ -179,9 +184,7 @@ pub mod direct {
         clock: impl Fn() -> Timestamp + Send + 'static,
     ) -> Engine {
         let (engine, mut queue) = Engine::new(cluster, store);
-        let driver = engine.clone();
-        // The driver must not keep its own queue open.
-        let driver = Engine { shared: driver.shared, requests: mpsc::channel(1).0 };
+        let driver = engine.for_driver();
         tokio::spawn(async move {
             let mut index = 0;
             while let Some(request) = queue.recv().await {
