@@ -32,7 +32,7 @@ use super::reply::{RefusalCode, Reply};
 use super::{Batch, Condition, Stamp};
 use lote_shared::chunks::Manifest;
 use lote_shared::model::{AccountId, Timestamp};
-use records::{BlobRow, BlockRow, ContainerRow, Row, SetRow};
+use records::{BlobRow, BlockRow, ContainerRow, SetRow};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
