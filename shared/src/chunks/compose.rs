@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Results up to this length are always written anew: it costs less than the list saves.
 const RECUT_ALWAYS: u64 = 4 * 1024 * 1024;
 
-/// A part of a file. Cut only where that file's chunks end, as parts that were composed before are.
+/// A part of a file. Best cut where that file's chunks end, as parts that were composed before are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     pub manifest: Manifest,
@@ -50,12 +50,9 @@ pub fn compose(store: &ChunkStore, parts: &[Part]) -> Result<Manifest, Error> {
     let mut group = store.group();
     let mut list = Builder::default();
     for part in filled {
+        let part = if cuts_chunks(store, part)? { &recut(store, part)? } else { part };
         let mut walk = Walk::new(store, &part.manifest, part.range.clone())?;
         while let Some(piece) = walk.next_piece()? {
-            if piece.start < part.range.start || piece.start + piece.length > part.range.end {
-                let (start, end) = (part.range.start, part.range.end);
-                return Err(Error::OutOfRange { start, end, length: part.manifest.length });
-            }
             let entry = Entry { id: piece.id, length: piece.length };
             list.push(entry, &mut |node: Vec<u8>| group.add(&node, Position::Whole))?;
         }
@@ -66,6 +63,26 @@ pub fn compose(store: &ChunkStore, parts: &[Part]) -> Result<Manifest, Error> {
         Some((root, depth)) => Ok(Manifest { length, root, tree: Tree::Composed { depth } }),
         None => Ok(Manifest::empty()),
     }
+}
+
+/// Whether the part begins or ends inside a chunk: it was written anew before, and its edges with it.
+fn cuts_chunks(store: &ChunkStore, part: &Part) -> Result<bool, Error> {
+    let end = part.range.end;
+    for edge in [part.range.start..part.range.start + 1, end - 1..end] {
+        if let Some(piece) = Walk::new(store, &part.manifest, edge)?.next_piece()? {
+            let inside = piece.start < part.range.start || piece.start + piece.length > end;
+            if inside {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn recut(store: &ChunkStore, part: &Part) -> Result<Part, Error> {
+    let parts = [part];
+    let reader = PartsReader { store, parts: parts.iter(), walk: None, current: bytes::Bytes::new() };
+    Ok(Part::whole(FileWriter::new(store, ()).copy_from(reader)?.0))
 }
 
 /// The parts' bytes, for writing them anew.

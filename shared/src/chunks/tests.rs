@@ -216,6 +216,20 @@ fn composing_keeps_content() {
     }
 }
 
+#[test]
+fn parts_may_begin_and_end_inside_chunks() {
+    let (_folder, store) = open();
+    let data = bytes(12 * CHUNK, 8);
+    let manifest = put(&store, &data);
+    let (a, b, c) = (CHUNK / 2, 7 * CHUNK + 5, 12 * CHUNK);
+    let parts = [a..b, b..c, 0..a, 3 * CHUNK..4 * CHUNK];
+    let expected: Vec<u8> = parts.iter().flat_map(|range| data[range.clone()].to_vec()).collect();
+    let parts = parts.map(|range| Part { manifest, range: range.start as u64..range.end as u64 });
+    let composed = compose(&store, &parts).unwrap();
+    assert!(matches!(composed.tree, Tree::Composed { .. }));
+    assert!(read::read_all(&store, &composed, u64::MAX).unwrap() == expected);
+}
+
 #[tokio::test]
 async fn uploads_and_streams_agree_with_the_blocking_forms() {
     struct Count(u64);
