@@ -1,1 +1,4 @@
 //! (In progress.)
+pub mod errors;
+pub mod json;
+pub mod schema;
