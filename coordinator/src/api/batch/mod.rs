@@ -1,4 +1,5 @@
 //! (In progress.)
 pub mod errors;
 pub mod json;
+pub mod requests;
 pub mod schema;
