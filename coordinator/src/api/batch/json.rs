@@ -15,7 +15,8 @@ impl Select {
         (!names.is_empty()).then_some(Select(names))
     }
 
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the client asked for this member.
+    pub fn wants(&self, name: &str) -> bool {
         name.starts_with("odata.") || self.0.iter().any(|wanted| wanted == name)
     }
 }
