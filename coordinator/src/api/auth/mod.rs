@@ -1,6 +1,7 @@
 //! Who sent a request. [`batch`] and [`blob`] know the two forms of SharedKey (and SAS); this module has what both
 //! use: the signature itself, the clock rule, and the query as it is signed. Pure: keys and the time are arguments.
 
+pub mod batch;
 pub mod blob;
 
 use base64::Engine as _;
