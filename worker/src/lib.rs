@@ -1,1 +1,4 @@
-//! Stub.
+//! The worker.
+pub mod attempt;
+pub mod keeper;
+pub mod layout;
