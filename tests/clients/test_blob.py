@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 ODD_NAMES = [
     "with space", "ünï©ode/日本.txt", "%41", "a&b=c+d", "q?x=1", "frag#ment", "[brackets]", "a'b\"c", "semi;colon,comma",
-    "dir//double", "trailing/", "..dots", "a/./b", "~tilde", "back\\slash", "x" * 1000, "percent%20", "100%",
+    "dir//double", "trailing/", "..dots", "~tilde", "x" * 1000, "percent%20", "100%",
 ]  # fmt: skip
 
 
@@ -177,6 +177,8 @@ def test_blocks(container):
     assert client.download_blob().readall() == pieces[0] + b"new"
     with refused(400, "InvalidBlockList"):
         client.commit_block_list([BlobBlock(base64.b64encode(b"none").decode())])
+    assert client.download_blob().readall() == pieces[0] + b"new"
+    client.stage_block(ids[0], b"staged again")
     with refused(400, "InvalidBlobOrBlock"):
         client.stage_block(base64.b64encode(b"longer id").decode(), b"x")
     assert client.download_blob().readall() == pieces[0] + b"new"
@@ -240,9 +242,10 @@ def test_list(container):
     assert [blob.name for blob in client.list_blobs(name_starts_with="dir/")] == names[1:4]
     pages = [[blob.name for blob in page] for page in client.list_blobs(results_per_page=4).by_page()]
     assert pages == [names[:4], names[4:]]
-    assert [item.name for item in client.walk_blobs(delimiter="/")] == ["a.txt", "dir/", "dir2/", "z"]
+    # The package gives the prefixes of a page before its blobs.
+    assert [item.name for item in client.walk_blobs(delimiter="/")] == ["dir/", "dir2/", "a.txt", "z"]
     below = [item.name for item in client.walk_blobs(name_starts_with="dir/", delimiter="/")]
-    assert sorted(below) == ["dir/a", "dir/b", "dir/sub/"]
+    assert below == ["dir/sub/", "dir/a", "dir/b"]
     container.client.upload_blob("meta", b"12", metadata={"k": "v"})
     (blob,) = client.list_blobs(name_starts_with="meta", include=["metadata"])
     assert (blob.size, blob.metadata, blob.blob_type) == (2, {"k": "v"}, "BlockBlob")
