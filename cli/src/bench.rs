@@ -121,7 +121,18 @@ struct UpProcess {
 impl UpProcess {
     fn start(folder: &Path) -> anyhow::Result<UpProcess> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["up", "--workers", "1", "--batch-port", "0", "--blob-port", "0", "--p2p-port", "0", "--data-dir"])
+            .args([
+                "up",
+                "--workers",
+                "1",
+                "--batch-port",
+                "0",
+                "--blob-port",
+                "0",
+                "--p2p-port",
+                "0",
+                "--data-dir",
+            ])
             .arg(folder)
             .stdout(Stdio::null())
             .spawn()
@@ -185,7 +196,8 @@ impl UpProcess {
         let start = now();
         for first in (0..tasks).step_by(COLLECTION) {
             let ids = first..tasks.min(first + COLLECTION);
-            let value: Vec<Value> = ids.map(|id| json!({ "id": format!("t{id}"), "commandLine": "/bin/true" })).collect();
+            let value: Vec<Value> =
+                ids.map(|id| json!({ "id": format!("t{id}"), "commandLine": "/bin/true" })).collect();
             self.client.post("/jobs/bench/addtaskcollection", &json!({ "value": value })).await?;
         }
         loop {
@@ -221,5 +233,9 @@ fn print(figures: &Value) {
             number(&cost["cpuMicrosecondsPerTask"])
         );
     }
-    println!("rate: {:.2} x xargs; CPU: {:.2} x xargs", number(&figures["rateRatio"]), number(&figures["cpuRatio"]));
+    println!(
+        "rate: {:.2} x xargs; CPU: {:.2} x xargs",
+        number(&figures["rateRatio"]),
+        number(&figures["cpuRatio"])
+    );
 }

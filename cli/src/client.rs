@@ -47,7 +47,8 @@ impl Client {
     }
 
     pub fn from_env(env: &BTreeMap<String, String>) -> anyhow::Result<Client> {
-        let get = |name: &str| env.get(name).cloned().with_context(|| format!("{name} is missing in lote.env"));
+        let get =
+            |name: &str| env.get(name).cloned().with_context(|| format!("{name} is missing in lote.env"));
         Ok(Client {
             batch_endpoint: get("AZURE_BATCH_ENDPOINT")?,
             blob_endpoint: get("AZURE_STORAGE_BLOB_ENDPOINT")?,
@@ -77,7 +78,8 @@ impl Client {
     /// One signed Batch call; `path` starts with `/` and may carry a query whose values need no encoding.
     async fn batch(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Response> {
         let (resource, query) = path.split_once('?').unwrap_or((path, ""));
-        let mut parameters: BTreeMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let mut parameters: BTreeMap<&str, &str> =
+            query.split('&').filter_map(|pair| pair.split_once('=')).collect();
         parameters.insert("api-version", API_VERSION);
         let date = httpdate();
         let length = match (&body, &method) {
@@ -86,7 +88,10 @@ impl Client {
             (None, _) => "0".to_owned(),
         };
         let content_type = if body.is_some() { JSON } else { "" };
-        let mut text = format!("{method}\n\n\n{length}\n\n{content_type}\n\n\n\n\n\n\nocp-date:{date}\n/{}{resource}", self.account);
+        let mut text = format!(
+            "{method}\n\n\n{length}\n\n{content_type}\n\n\n\n\n\n\nocp-date:{date}\n/{}{resource}",
+            self.account
+        );
         for (name, value) in &parameters {
             text.push_str(&format!("\n{name}:{value}"));
         }
@@ -103,9 +108,10 @@ impl Client {
         if !length.is_empty() {
             request = request.header("content-length", length);
         }
-        let response = request.body(body.unwrap_or_default()).send().await.with_context(|| {
-            format!("{} does not answer; is the cluster running?", self.batch_endpoint)
-        })?;
+        let response =
+            request.body(body.unwrap_or_default()).send().await.with_context(|| {
+                format!("{} does not answer; is the cluster running?", self.batch_endpoint)
+            })?;
         check(method, path, response).await
     }
 
@@ -158,7 +164,8 @@ impl Client {
             request = request.header("x-ms-blob-type", "BlockBlob");
         }
         let response = request.header("content-length", length).body(body.unwrap_or_default()).send().await;
-        check(method, path, response.with_context(|| format!("{} does not answer", self.blob_endpoint))?).await
+        check(method, path, response.with_context(|| format!("{} does not answer", self.blob_endpoint))?)
+            .await
     }
 
     fn authorization(&self, text: &str) -> String {
@@ -189,6 +196,7 @@ async fn check(method: Method, path: &str, response: Response) -> anyhow::Result
     let text = response.text().await.unwrap_or_default();
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
     let code = body["code"].as_str().unwrap_or("").to_owned();
-    let message = body["message"]["value"].as_str().map_or(text.clone(), |m| m.lines().next().unwrap_or("").to_owned());
+    let message =
+        body["message"]["value"].as_str().map_or(text.clone(), |m| m.lines().next().unwrap_or("").to_owned());
     bail!(Refused { method, path: path.to_owned(), status, code, message });
 }

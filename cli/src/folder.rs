@@ -53,9 +53,15 @@ impl Folder {
         })?;
         let path = fs::canonicalize(path).with_context(|| format!("resolving {}", path.display()))?;
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).with_context(
-            || format!("the data folder {} is not writable; choose another with --data-dir", path.display()),
-        )?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .with_context(|| {
+            format!("the data folder {} is not writable; choose another with --data-dir", path.display())
+        })?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!(
                 "another `lote up` is running on {}; stop it or choose another folder with --data-dir",
@@ -117,7 +123,10 @@ fn check_version(path: &Path) -> anyhow::Result<()> {
     let file = path.join("format-version");
     match fs::read_to_string(&file) {
         Ok(text) => {
-            let found: u32 = text.trim().parse().with_context(|| format!("{} is damaged: `{}`", file.display(), text.trim()))?;
+            let found: u32 = text
+                .trim()
+                .parse()
+                .with_context(|| format!("{} is damaged: `{}`", file.display(), text.trim()))?;
             if found > FORMAT_VERSION {
                 bail!(
                     "{} was written by a newer lote (format {found}; this build reads {FORMAT_VERSION}); use that version or another --data-dir",

@@ -61,7 +61,9 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "lote", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Keeper { dir } => lote_worker::keeper::run(&dir).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Keeper { dir } => {
+            lote_worker::keeper::run(&dir).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("lote: {error:#}");

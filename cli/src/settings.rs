@@ -80,8 +80,16 @@ impl UpArguments {
             batch_port: self.batch_port.or(file.batch_port).unwrap_or(DEFAULT_BATCH_PORT),
             blob_port: self.blob_port.or(file.blob_port).unwrap_or(DEFAULT_BLOB_PORT),
             p2p_port: self.p2p_port.or(file.p2p_port).unwrap_or(DEFAULT_P2P_PORT),
-            lease_ms: self.lease_seconds.or(file.lease_seconds).unwrap_or(DEFAULT_LEASE_SECONDS).saturating_mul(1000),
-            grace_ms: self.grace_seconds.or(file.grace_seconds).unwrap_or(DEFAULT_GRACE_SECONDS).saturating_mul(1000),
+            lease_ms: self
+                .lease_seconds
+                .or(file.lease_seconds)
+                .unwrap_or(DEFAULT_LEASE_SECONDS)
+                .saturating_mul(1000),
+            grace_ms: self
+                .grace_seconds
+                .or(file.grace_seconds)
+                .unwrap_or(DEFAULT_GRACE_SECONDS)
+                .saturating_mul(1000),
         };
         settings.check()?;
         Ok(settings)

@@ -61,7 +61,11 @@ fn print(status: &Value) {
             rows.map(|row| members.iter().map(|member| text(&row[*member])).collect()).collect();
         println!("\n{}", if rows.is_empty() { format!("no {name}") } else { table(headings, &rows) });
     };
-    section("hosts", &["HOST", "NAME", "STATE", "CORES", "NODES"], &["host", "name", "state", "cores", "nodes"]);
+    section(
+        "hosts",
+        &["HOST", "NAME", "STATE", "CORES", "NODES"],
+        &["host", "name", "state", "cores", "nodes"],
+    );
     section(
         "pools",
         &["POOL", "STATE", "ALLOCATION", "NODES", "TARGET", "GROUP RESTARTS", "LAST FAILURE"],

@@ -13,7 +13,7 @@ pub mod engine;
 pub mod node_files;
 pub mod pools;
 pub mod replication;
-pub mod service;
 pub mod scheduling;
+pub mod service;
 pub mod state;
 pub mod store;

@@ -2,6 +2,7 @@
 
 use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
+use crate::clock;
 use crate::engine::{Engine, Unavailable};
 use crate::node_files::HostFiles;
 use crate::pools::chunk::ChunkBuilder;
@@ -51,7 +52,7 @@ pub enum Error {
     #[error(transparent)]
     Replication(#[from] replication::Error),
     #[error(transparent)]
-    Identity(#[from] network::IdentityError),
+    Identity(#[from] network::identity::Error),
     #[error(transparent)]
     Network(#[from] network::Error),
     #[error(transparent)]
@@ -85,7 +86,8 @@ impl Coordinator {
         let blob_address = blob.local_addr().map_err(folder)?;
 
         let (engine, replica) = replication::open(replication::Config::new(config.data_dir.clone())).await?;
-        let account = Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
+        let account =
+            Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
         if let Err(refusal) = engine.propose(keys::CLUSTER, account).await? {
             tracing::warn!(%refusal, "the account was not added");
         }
@@ -97,14 +99,24 @@ impl Coordinator {
 
         let builder =
             ChunkBuilder::new(&format!("http://{batch_address}"), &format!("http://{blob_address}"));
-        let parts = TreeParts { engine: engine.clone(), builder, faults: config.faults.clone(), lease_ms: config.lease_ms };
+        let parts = TreeParts {
+            engine: engine.clone(),
+            builder,
+            faults: config.faults.clone(),
+            lease_ms: config.lease_ms,
+        };
         let tree = Arc::new(Tree::start(parts));
         tokio::spawn(accept_sessions(network.accept(Protocol::Session)?, Arc::clone(&tree)));
 
-        let chunks = Arc::new(ChunkStore::open(&config.data_dir.join("chunks"))?);
+        let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
         let batch_api = BatchApi::new(engine.clone(), files);
-        let blob_api = BlobApi::new(engine.clone(), chunks);
+        let blob_api = BlobApi {
+            backend: Arc::new(engine.clone()),
+            chunks,
+            default_account: config.account_name.clone(),
+            clock: Arc::new(clock::wall),
+        };
         let servers = vec![
             serve(batch, move |cfg| crate::api::batch::service(cfg, batch_api.clone()))?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,

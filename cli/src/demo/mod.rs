@@ -10,7 +10,7 @@ use crate::settings::UpSettings;
 use crate::up::Cluster;
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use lote_coordinator::api::auth::sas;
+use lote_coordinator::api::auth::blob::sas::{self, ContainerSas};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +42,10 @@ pub fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let report = outcome?;
         println!("\n{report}");
         if kept {
-            println!("The cluster's folder stays at {}: `lote up --data-dir` goes on with it.", data_dir.display());
+            println!(
+                "The cluster's folder stays at {}: `lote up --data-dir` goes on with it.",
+                data_dir.display()
+            );
         }
         println!("Next: `lote up`, and point an Azure Batch program at it (README.md).");
         anyhow::Ok(ExitCode::SUCCESS)
@@ -80,7 +83,10 @@ async fn run(client: &Client) -> anyhow::Result<String> {
     let stdout = client.get_bytes("/jobs/wordcount/tasks/merge/files/stdout.txt").await?;
     let expected = words::count(&parts);
     if words::parse(&merged)? != expected {
-        bail!("the cluster's counts differ from the local ones; merged.txt begins with {:?}", merged.lines().next());
+        bail!(
+            "the cluster's counts differ from the local ones; merged.txt begins with {:?}",
+            merged.lines().next()
+        );
     }
     let mut report = format!(
         "{} words in {} texts counted by {} tasks; every count equals the local computation.\n",
@@ -120,7 +126,14 @@ fn pool() -> Value {
 
 fn container_url(client: &Client, container: &str, permissions: &str) -> String {
     let until = lote_coordinator::clock::wall().plus_ms(SAS_VALID_MS);
-    let query = sas::sign_container(&client.account, client.key(), container, permissions, until);
+    let query = sas::sign_container(&ContainerSas {
+        account: &client.account,
+        key: client.key(),
+        container,
+        permissions,
+        expiry: until,
+        protocol: None,
+    });
     format!("{}/{container}?{query}", client.blob_endpoint)
 }
 

@@ -4,7 +4,7 @@
 //! share is sent once. A resource file that names a container of the account's own storage gets a URL with a SAS
 //! here, so nodes never hold an account key.
 
-use crate::api::auth::sas;
+use crate::api::auth::blob::sas::{self, ContainerSas};
 use crate::engine::Engine;
 use crate::scheduling::Catalogue;
 use crate::state::{Cluster, ROW_VERSION, keys};
@@ -46,12 +46,21 @@ struct Hot {
 impl ChunkBuilder {
     pub fn new(batch_endpoint: &str, blob_endpoint: &str) -> ChunkBuilder {
         let trim = |text: &str| text.trim_end_matches('/').to_owned();
-        ChunkBuilder(Arc::new(Endpoints { batch: trim(batch_endpoint), blob: trim(blob_endpoint), catalogue: Catalogue::default() }))
+        ChunkBuilder(Arc::new(Endpoints {
+            batch: trim(batch_endpoint),
+            blob: trim(blob_endpoint),
+            catalogue: Catalogue::default(),
+        }))
     }
 
     /// The chunk for attempts that were just assigned to `node`; `None` if none of them stands any more. Reads the
     /// store, so it runs on a blocking thread.
-    pub async fn build(&self, engine: &Engine, node: NodeKey, attempts: Vec<AttemptRef>) -> Option<LeaderMessage> {
+    pub async fn build(
+        &self,
+        engine: &Engine,
+        node: NodeKey,
+        attempts: Vec<AttemptRef>,
+    ) -> Option<LeaderMessage> {
         let (this, engine) = (self.clone(), engine.clone());
         let chunk = tokio::task::spawn_blocking(move || this.chunk(&engine, node, &attempts)).await.ok()?;
         (!chunk.tasks.is_empty()).then_some(LeaderMessage::Chunk(chunk))
@@ -72,7 +81,9 @@ impl ChunkBuilder {
         let mut chunk = TaskChunk { node, jobs: Vec::new(), tasks: Vec::new() };
         let mut job_index: BTreeMap<JobKey, u32> = BTreeMap::new();
         for task in hot {
-            let Some(mut spec) = read_cold::<TaskSpec>(engine, &keys::task_cold(task.account, task.launch.task)) else {
+            let Some(mut spec) =
+                read_cold::<TaskSpec>(engine, &keys::task_cold(task.account, task.launch.task))
+            else {
                 tracing::error!(task = %task.launch, "the task's specification cannot be read; it stays assigned");
                 continue;
             };
@@ -139,7 +150,14 @@ impl ChunkBuilder {
         let (name, key) = record
             .map(|record| (record.name, record.keys.into_iter().next().unwrap_or_default()))
             .unwrap_or_default();
-        let query = sas::sign_container(&name, &key, container, "rl", now.plus_ms(SAS_VALID_MS));
+        let query = sas::sign_container(&ContainerSas {
+            account: &name,
+            key: &key,
+            container,
+            permissions: "rl",
+            expiry: now.plus_ms(SAS_VALID_MS),
+            protocol: None,
+        });
         format!("{}/{name}/{container}?{query}", self.0.blob)
     }
 }

@@ -94,7 +94,8 @@ impl ClusterSupervisor {
 
     /// Makes the groups those of the pools in the state, and wakes them all.
     fn resync(&mut self, ctx: &mut Context<Self>) {
-        let pools: Vec<PoolKey> = self.settings.engine.read(|cluster| cluster.all_pools().map(|pool| pool.key).collect());
+        let pools: Vec<PoolKey> =
+            self.settings.engine.read(|cluster| cluster.all_pools().map(|pool| pool.key).collect());
         let gone: Vec<PoolKey> = self.groups.keys().copied().filter(|pool| !pools.contains(pool)).collect();
         for pool in gone {
             self.remove(pool);
@@ -136,7 +137,8 @@ impl ClusterSupervisor {
         group.generation = generation;
         group.answered_ms = clock::monotonic_ms();
         group.checked_ms = group.answered_ms;
-        group.address = Some(PoolSupervisor::start_in_arbiter(&arbiter.handle(), move |_| PoolSupervisor::new(parts)));
+        group.address =
+            Some(PoolSupervisor::start_in_arbiter(&arbiter.handle(), move |_| PoolSupervisor::new(parts)));
     }
 
     fn remove(&mut self, pool: PoolKey) {
@@ -163,6 +165,7 @@ impl ClusterSupervisor {
     fn check_progress(&mut self, ctx: &mut Context<Self>) {
         let now_ms = clock::monotonic_ms();
         let mut stuck = None;
+        let mut checks = Vec::new();
         for (pool, group) in &mut self.groups {
             let Some(address) = &group.address else { continue };
             if now_ms.saturating_sub(group.answered_ms) > STUCK_MS && group.checked_ms > group.answered_ms {
@@ -170,8 +173,10 @@ impl ClusterSupervisor {
                 continue;
             }
             group.checked_ms = now_ms;
-            let (pool, generation) = (*pool, group.generation);
-            ctx.spawn(address.send(Check).into_actor(self).map(move |answer, this, _| {
+            checks.push((*pool, group.generation, address.send(Check)));
+        }
+        for (pool, generation, check) in checks {
+            ctx.spawn(check.into_actor(self).map(move |answer, this, _| {
                 let group = this.groups.get_mut(&pool).filter(|group| group.generation == generation);
                 if let (Ok(status), Some(group)) = (answer, group) {
                     group.answered_ms = clock::monotonic_ms();

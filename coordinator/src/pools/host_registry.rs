@@ -228,7 +228,8 @@ impl HostRegistry {
                 }
                 Event::Clean { node, directory } => {
                     if let Some(session) = self.session_of(*node) {
-                        session.send(LeaderMessage::Clean { node: *node, directories: vec![directory.clone()] });
+                        session
+                            .send(LeaderMessage::Clean { node: *node, directories: vec![directory.clone()] });
                     }
                 }
                 Event::NodeGranted(node) => {
@@ -256,7 +257,9 @@ impl HostRegistry {
 /// The command that carries a decision of the allocator out.
 fn command(allocation: Allocation) -> Action {
     match allocation {
-        Allocation::Grant { pool, host, node_id, dedicated } => Action::NodeGrant { pool, host, node_id, dedicated },
+        Allocation::Grant { pool, host, node_id, dedicated } => {
+            Action::NodeGrant { pool, host, node_id, dedicated }
+        }
         Allocation::Revoke { node, option } => Action::NodeRevoke { node, option },
         Allocation::Settle { pool, errors } => Action::PoolSettled { pool, errors },
     }

@@ -8,17 +8,15 @@ use super::chunk::ChunkBuilder;
 use super::host_registry::{AskLevel, HostRegistry, Renewed, SessionDown, SessionUp};
 use crate::clock;
 use crate::engine::{Engine, Unavailable};
+use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
 use crate::state::{Action, Outcome, Reply};
 use actix::Addr;
 use futures::stream::{FuturesUnordered, StreamExt};
-use lote_shared::model::{
-    AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey,
-};
+use lote_shared::model::{AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey};
 use lote_shared::network::{ReceiveHalf, SendHalf, Stream};
 use lote_shared::protocol::host::{
-    AttemptEnd, AttemptReport, Frame, Hello, HostMessage, Lease, LeaderMessage, Welcome,
+    AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome,
 };
-use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
 use lote_shared::protocol::session::{self, Accept, Inbox, Limits, Outbox, Resume, Session, SessionId};
 use rand::Rng;
 use std::future::Future;
@@ -165,8 +163,11 @@ async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Er
     let now = clock::wall();
     for (node, missing) in &plan.missing {
         let (node, account) = (*node, account_of(engine, *node));
-        let recalled: Vec<AttemptRef> =
-            missing.iter().filter(|(_, end)| *end == MissingEnd::Recalled).map(|(attempt, _)| *attempt).collect();
+        let recalled: Vec<AttemptRef> = missing
+            .iter()
+            .filter(|(_, end)| *end == MissingEnd::Recalled)
+            .map(|(attempt, _)| *attempt)
+            .collect();
         if !recalled.is_empty() {
             note(engine.propose(account, Action::Recalled { node, attempts: recalled }).await?);
         }
@@ -174,7 +175,9 @@ async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Er
             let outcome = match end {
                 MissingEnd::Recalled => return None,
                 MissingEnd::Killed => AttemptOutcome::Killed { exit_code: None },
-                MissingEnd::Lost => AttemptOutcome::Lost { reason: "the host no longer has the attempt".to_owned() },
+                MissingEnd::Lost => {
+                    AttemptOutcome::Lost { reason: "the host no longer has the attempt".to_owned() }
+                }
             };
             let end = Some(AttemptEnd { at: now, outcome });
             Some(AttemptReport { attempt: *attempt, started: None, end })
@@ -326,7 +329,12 @@ async fn answer_ping(
 }
 
 /// Hands one message on; what goes into the log is submitted here, in order, and awaited by the caller.
-async fn take(parts: &SessionParts, host: HostKey, number: u64, message: HostMessage) -> Result<Option<Pending>, Error> {
+async fn take(
+    parts: &SessionParts,
+    host: HostKey,
+    number: u64,
+    message: HostMessage,
+) -> Result<Option<Pending>, Error> {
     let (node, action) = match message {
         HostMessage::Ask { node, slots } => {
             parts.registry.do_send(AskLevel { host, node, slots });

@@ -58,7 +58,9 @@ async fn advance(engine: &Engine) -> bool {
                 break;
             }
             match deadline {
-                Deadline::JobWallClock(job) => commands.push((account_of(cluster, job), Action::JobExpire { job })),
+                Deadline::JobWallClock(job) => {
+                    commands.push((account_of(cluster, job), Action::JobExpire { job }))
+                }
                 Deadline::JobEmptyGrace(job) => {
                     commands.push((account_of(cluster, job), Action::JobCheckComplete { job }));
                 }

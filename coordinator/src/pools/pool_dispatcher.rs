@@ -248,9 +248,10 @@ impl Handler<NodeLevel> for PoolDispatcher {
                 return;
             }
             let guard = &this.guard;
-            let actor = this.nodes.entry(level.node).or_insert_with(|| {
-                NodeActor { guard: guard.clone(), session: None }.start()
-            });
+            let actor = this
+                .nodes
+                .entry(level.node)
+                .or_insert_with(|| NodeActor { guard: guard.clone(), session: None }.start());
             let _ = actor.try_send(SessionChanged(level.session));
             this.core.on_ask(level.node, level.slots);
             this.wake(ctx);

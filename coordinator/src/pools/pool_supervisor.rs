@@ -7,11 +7,13 @@ use super::chunk::ChunkBuilder;
 use super::faults::Faults;
 use super::guard::{Guard, Place};
 use super::host_registry::{Attach, Reallocate};
-use super::pool_dispatcher::{self, DispatcherStatus, NodeFreed, NodeLevel, NodeRemoved, PoolDispatcher, Wake};
+use super::pool_dispatcher::{
+    self, DispatcherStatus, NodeFreed, NodeLevel, NodeRemoved, PoolDispatcher, Wake,
+};
 use super::pool_scaler::{PoolChanged, PoolScaler};
 use crate::engine::Engine;
-use lote_shared::model::NodeKey;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use lote_shared::model::NodeKey;
 
 /// What a group needs to be built.
 #[derive(Debug, Clone)]
@@ -67,7 +69,12 @@ impl Actor for PoolSupervisor {
         guard.step(Place::Started, self, ctx, |this, ctx| {
             this.parts.faults.strike(this.parts.guard.pool, Place::Started);
             let parts = this.parts.clone();
-            let dispatcher = PoolDispatcher::new(parts.guard.clone(), parts.faults.clone(), parts.engine.clone(), parts.builder);
+            let dispatcher = PoolDispatcher::new(
+                parts.guard.clone(),
+                parts.faults.clone(),
+                parts.engine.clone(),
+                parts.builder,
+            );
             this.dispatcher = Some(dispatcher.start());
             let scaler = PoolScaler {
                 guard: parts.guard.clone(),
@@ -78,7 +85,11 @@ impl Actor for PoolSupervisor {
             };
             this.scaler = Some(scaler.start());
             // The registry answers with the level of every node of the pool that has a session.
-            let attach = Attach { pool: parts.guard.pool, generation: parts.guard.generation, group: ctx.address().recipient() };
+            let attach = Attach {
+                pool: parts.guard.pool,
+                generation: parts.guard.generation,
+                group: ctx.address().recipient(),
+            };
             parts.registry.do_send(attach);
         });
     }

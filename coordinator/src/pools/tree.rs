@@ -88,7 +88,11 @@ impl Tree {
     }
 }
 
-async fn keep_roots(parts: TreeParts, publish: watch::Sender<Option<Roots>>, mut stopped: watch::Receiver<bool>) {
+async fn keep_roots(
+    parts: TreeParts,
+    publish: watch::Sender<Option<Roots>>,
+    mut stopped: watch::Receiver<bool>,
+) {
     while !*stopped.borrow() {
         let arbiter = Arbiter::new();
         let roots = build(&parts, &arbiter);
@@ -113,8 +117,9 @@ async fn keep_roots(parts: TreeParts, publish: watch::Sender<Option<Roots>>, mut
 
 fn build(parts: &TreeParts, arbiter: &Arbiter) -> Roots {
     let (engine, builder, lease_ms) = (parts.engine.clone(), parts.builder.clone(), parts.lease_ms);
-    let registry =
-        HostRegistry::start_in_arbiter(&arbiter.handle(), move |_| HostRegistry::new(engine, builder, lease_ms));
+    let registry = HostRegistry::start_in_arbiter(&arbiter.handle(), move |_| {
+        HostRegistry::new(engine, builder, lease_ms)
+    });
     let settings = Settings {
         engine: parts.engine.clone(),
         builder: parts.builder.clone(),

@@ -74,6 +74,8 @@ fn repeat(node: NodeKey, attempt: AttemptRef, ending: Ending) -> LeaderMessage {
     match ending {
         Ending::Recall => LeaderMessage::Recall { node, attempts: vec![attempt] },
         Ending::Closed => LeaderMessage::Kill { node, attempt, reason: KillReason::Ended },
-        Ending::Requeue | Ending::Recover | Ending::Lost => LeaderMessage::Kill { node, attempt, reason: KillReason::Requeued },
+        Ending::Requeue | Ending::Recover | Ending::Lost => {
+            LeaderMessage::Kill { node, attempt, reason: KillReason::Requeued }
+        }
     }
 }

@@ -89,14 +89,7 @@ mod tests {
     use crate::keeper::wire::Cause;
 
     fn exit(key: &str) -> Exit {
-        Exit {
-            key: key.into(),
-            exit_code: 1,
-            cause: Cause::Itself,
-            started_ms: 2,
-            ended_ms: 3,
-            survivors: 0,
-        }
+        Exit { key: key.into(), exit_code: 1, cause: Cause::Itself, started_ms: 2, ended_ms: 3, survivors: 0 }
     }
 
     #[test]
