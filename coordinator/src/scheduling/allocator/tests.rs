@@ -96,7 +96,7 @@ fn spec_p_p2_p3_times_out_below_target_and_grows_on_request() {
     rig.w.host("a", 2);
     rig.settle();
     assert_eq!((rig.pool().allocation, rig.current(true)), (AllocationState::Resizing, 2));
-    assert_eq!(rig.allocator.wake_at(&rig.w.cluster), Some(START.plus_ms(300_000)));
+    assert_eq!(rig.allocator.wake_at(START, &rig.w.cluster), Some(START.plus_ms(300_000)));
     rig.w.pass_ms(299_999);
     rig.settle();
     assert_eq!(rig.pool().allocation, AllocationState::Resizing);
