@@ -12,6 +12,7 @@ use lote_shared::model::{
     AttemptOutcome, AttemptRef, FailureInfo, JobState, NodeKey, TaskKey, TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
+use std::collections::BTreeMap;
 
 /// Consecutive internal faults of reachable nodes after which a task fails.
 pub const INTERNAL_FAULTS_MAX: u8 = 10;
@@ -181,17 +182,31 @@ impl Cluster {
         if !self.nodes.contains_key(&node) {
             return Err(RefusalCode::NodeNotFound.into());
         }
-        // Ends first: a slot that was used again within one report is free before it is taken.
-        for report in reports.iter().filter(|report| report.end.is_some()) {
-            self.report_one(step, node, report);
+        // Ends first: a slot that was used again within one report is free before it is taken. A start told apart from
+        // its end in the same report goes with it.
+        let (ends, starts): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.end.is_some());
+        let started: BTreeMap<_, _> = starts
+            .iter()
+            .filter(|_| !ends.is_empty())
+            .map(|report| (report.attempt, report.started))
+            .collect();
+        for report in ends {
+            let began = report.started.or_else(|| started.get(&report.attempt).copied().flatten());
+            self.report_one(step, node, report, began);
         }
-        for report in reports.iter().filter(|report| report.end.is_none()) {
-            self.report_one(step, node, report);
+        for report in starts {
+            self.report_one(step, node, report, report.started);
         }
         Ok(Outcome::Done)
     }
 
-    fn report_one(&mut self, step: &mut Step, node: NodeKey, report: &AttemptReport) {
+    fn report_one(
+        &mut self,
+        step: &mut Step,
+        node: NodeKey,
+        report: &AttemptReport,
+        began: Option<Timestamp>,
+    ) {
         let Some(task) = self.tasks.get(report.attempt.task) else { return };
         if task.attempt != report.attempt.attempt || task.last_node != Some(node) {
             return;
@@ -203,10 +218,10 @@ impl Cluster {
             // Already asked back: it will be reported as ended.
             (TaskPlace::Assigned { .. }, Some(Ending::Requeue | Ending::Recover), None) => {}
             (TaskPlace::Assigned { at, .. }, _, None) => {
-                self.attempt_started(step, key, node, at, report.started);
+                self.attempt_started(step, key, node, at, began);
             }
             (TaskPlace::Assigned { at, .. }, _, Some(end)) => {
-                let from = clamp(report.started.unwrap_or(end.at), at, step.now);
+                let from = clamp(began.unwrap_or(end.at), at, step.now);
                 // An attempt whose work never began ends where it stands.
                 let began = report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
                 self.attempt_ended(step, key, node, began.then_some(from), end);
@@ -215,8 +230,8 @@ impl Cluster {
             (TaskPlace::Ready | TaskPlace::Waiting { .. }, Some(Ending::Lost), Some(end)) => {
                 let own = !matches!(end.outcome, AttemptOutcome::Killed { .. } | AttemptOutcome::Lost { .. });
                 if own {
-                    let from = task.started.filter(|_| report.started.is_none());
-                    let from = from.unwrap_or(report.started.unwrap_or(end.at).min(step.now));
+                    let from = task.started.filter(|_| began.is_none());
+                    let from = from.unwrap_or(began.unwrap_or(end.at).min(step.now));
                     self.attempt_ended(step, key, node, Some(from.max(task.created)), end);
                 }
             }
