@@ -16,3 +16,6 @@ pub mod reconcile;
 pub use allocator::{Allocation, Allocator, node_name};
 pub use catalogue::{Catalogue, Size};
 pub use dispatcher::{CHUNK_MAX, Decision, Dispatcher, IN_FLIGHT_MAX};
+
+#[cfg(test)]
+mod tests;

@@ -3,5 +3,6 @@
 mod attempts;
 mod jobs;
 mod pools;
+mod random;
 mod replay;
 mod tasks;
