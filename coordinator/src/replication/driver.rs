@@ -14,7 +14,11 @@ use crate::state::{Reply, command};
 use futures::future::{BoxFuture, OptionFuture};
 use openraft::Raft;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a stopping driver waits for its last entry.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
 
@@ -100,7 +104,7 @@ impl<C: Types> Driver<C> {
                 return;
             }
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
                 // Raft's metrics end with it.
                 gone = failed.changed() => if gone.is_err() { return },
                 Some((answers, replies)) = OptionFuture::from(writing.as_mut()) => {
@@ -121,6 +125,12 @@ impl<C: Types> Driver<C> {
                     }
                 }
             }
+        }
+        // The entry under way was promised an answer; nobody waits for it for ever.
+        if let Some(writing) = writing
+            && let Ok((answers, replies)) = tokio::time::timeout(FINISH_WITHIN, writing).await
+        {
+            answer_all(answers, replies);
         }
     }
 

@@ -1,0 +1,5 @@
+//! Replication as a whole: openraft's own storage suite, restarts, kills, damage, snapshots, group commit.
+
+mod life;
+mod storage;
+mod toy;
