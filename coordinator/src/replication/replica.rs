@@ -124,7 +124,7 @@ impl Replica {
     pub async fn stopped(&self) -> String {
         let mut ended = self.ended.clone();
         let _ = ended.wait_for(|ended| *ended).await;
-        self.view.stopped().unwrap_or_else(|| "the member has stopped".to_owned())
+        self.status().stopped.unwrap_or_else(|| "the member has stopped".to_owned())
     }
 
     pub fn status(&self) -> Status {

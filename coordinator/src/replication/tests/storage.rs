@@ -16,7 +16,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine<Toy>, tempfile::TempDir> fo
         &self,
     ) -> Result<(tempfile::TempDir, LogStore, StateMachine<Toy>), StorageError<MemberId>> {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { inline: true, segment_bytes: 14_000, cache_bytes: 50, ..Options::default() };
+        let options = Options { inline: true, segment_bytes: 100_000, cache_bytes: 50, ..Options::default() };
         let log = Log::open(Arc::new(SimulatedDisk::new()), &options).unwrap();
         let snapshots = Snapshots::open(folder.path()).unwrap();
         let applier = Applier::open(Arc::new(Toy::new()), Box::new(MemoryHome), snapshots).unwrap();
