@@ -12,7 +12,7 @@ use super::types::{COMMAND_BYTES_MAX, COMMANDS_MAX, Payload, Replies, Types};
 use crate::engine::{Proposal, Request, Unavailable};
 use crate::state::{Reply, command};
 use futures::future::{BoxFuture, OptionFuture};
-use openraft::Raft;
+use openraft::{Raft, ServerState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -91,7 +91,7 @@ impl<C: Types> Driver<C> {
         let mut arrived = Vec::new();
         let mut writing: Option<Writing> = None;
         let mut reading: Option<Reading> = None;
-        let mut failed = self.raft.server_metrics();
+        let mut server = self.raft.server_metrics();
         let mut open = true;
         loop {
             if writing.is_none() {
@@ -105,8 +105,17 @@ impl<C: Types> Driver<C> {
             }
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                // Raft's metrics end with it.
-                gone = failed.changed() => if gone.is_err() { return },
+                changed = server.changed() => {
+                    // Raft's metrics end with it.
+                    if changed.is_err() {
+                        return;
+                    }
+                    // openraft may never answer what was proposed before leadership was lost. Dropping it tells the
+                    // callers that nobody knows.
+                    if server.borrow_and_update().state != ServerState::Leader {
+                        (writing, reading) = (None, None);
+                    }
+                }
                 Some((answers, replies)) = OptionFuture::from(writing.as_mut()) => {
                     writing = None;
                     answer_all(answers, replies);

@@ -188,6 +188,21 @@ async fn a_log_that_lost_writes_is_refused() {
     assert!(error.to_string().contains("lote recover"));
 }
 
+#[tokio::test]
+async fn the_real_engine_opens_answers_and_opens_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut applied = None;
+    for _ in 0..2 {
+        let (engine, replica) = crate::replication::open(config(folder.path())).await.unwrap();
+        assert!(replica.status().applied > applied);
+        // What it answers is the state's business; that it answers is ours.
+        engine.propose_command(toy::command("name")).await.unwrap().ok();
+        engine.linearize().await.unwrap();
+        applied = replica.status().applied;
+        replica.shutdown().await;
+    }
+}
+
 /// Set for the child of the test below: the folder it works on.
 const CHILD_FOLDER: &str = "LOTE_TEST_REPLICA_FOLDER";
 
