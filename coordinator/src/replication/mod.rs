@@ -18,6 +18,7 @@ mod applier;
 mod clock;
 mod driver;
 pub mod folder;
+mod housekeeping;
 pub mod log;
 mod log_store;
 mod machine;
@@ -58,6 +59,8 @@ pub struct Config {
     pub snapshot_entries: u64,
     /// Entries kept in the log although a snapshot has them.
     pub keep_entries: u64,
+    /// Size of the log on disk at which a snapshot is made, however few entries there are. Some segments at least.
+    pub log_bytes_max: u64,
     /// Size at which a segment of the log is closed.
     pub segment_bytes: u64,
     /// Memory for sled's pages.
@@ -71,6 +74,7 @@ impl Config {
             folder: folder.into(),
             snapshot_entries: 50_000,
             keep_entries: 5_000,
+            log_bytes_max: 1024 * 1024 * 1024,
             segment_bytes: 64 * 1024 * 1024,
             store_cache_bytes: 64 * 1024 * 1024,
         }

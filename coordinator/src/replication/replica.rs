@@ -4,6 +4,7 @@ use super::applier::{self, Applier, View};
 use super::clock::{ClockCore, Time};
 use super::driver::Driver;
 use super::folder::Folder;
+use super::housekeeping::keep_log_short;
 use super::log::{self, Log};
 use super::log_store::LogStore;
 use super::machine::Machine;
@@ -214,6 +215,7 @@ fn run<M: Machine>(
         match lead(config, member, &log, state_machine, clock, time).await {
             Ok((raft, driver)) => {
                 let replica = Replica { raft: raft.clone(), view, log: log.clone(), stop, ended };
+                tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 if started.send(Ok(replica)).is_ok() {
                     driver.run(queue, stopping).await;
                 }

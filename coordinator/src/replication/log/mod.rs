@@ -234,6 +234,11 @@ impl Log {
         Counts { syncs: load(&self.shared.counters.syncs), bytes: load(&self.shared.counters.bytes) }
     }
 
+    /// Size of all segments on disk.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.files.lock().values().map(|file| file.size().unwrap_or(0)).sum()
+    }
+
     /// Entries that are not purged.
     pub fn entries(&self) -> usize {
         self.shared.index.lock().entries()

@@ -93,6 +93,27 @@ async fn snapshots_let_the_log_go_and_bring_the_state_back() {
 }
 
 #[tokio::test]
+async fn a_log_of_few_large_entries_is_shortened_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = crate::replication::Config {
+        log_bytes_max: 200_000,
+        segment_bytes: 30_000,
+        ..crate::replication::Config::new(folder.path())
+    };
+    let running = start(config.clone()).await.unwrap();
+    let large = "x".repeat(40_000);
+    for n in 0..10 {
+        running.add(&format!("{n}{large}")).await.unwrap().unwrap();
+    }
+    let status = wait_until(&running, |status| status.purged.is_some()).await;
+    assert_eq!(status.purged, status.snapshot);
+    let counts = running.shutdown().await;
+    let running = start(config).await.unwrap();
+    assert_eq!((running.toy.counts(), counts.len()), (counts, 10));
+    running.shutdown().await;
+}
+
+#[tokio::test]
 async fn without_a_snapshot_the_state_comes_back_from_the_log_alone() {
     let folder = tempfile::tempdir().unwrap();
     let config = crate::replication::Config::new(folder.path());
