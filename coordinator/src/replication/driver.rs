@@ -4,6 +4,9 @@
 //! of it, up to [`COMMANDS_MAX`] commands or [`COMMAND_BYTES_MAX`] bytes; beyond that the engine's bounded queue
 //! fills and callers are told to come back. So the number of syncs does not depend on how many callers there are.
 //!
+//! An entry whose leader lost its place is answered `NoQuorum` at once; it may still be applied. While a leader hears
+//! no quorum its entry and question wait; with one member that cannot be.
+//!
 //! **Reads** gather likewise: one question to Raft (is this member still the leader, and is what was committed
 //! applied) answers all that came before it.
 

@@ -13,7 +13,7 @@
 use super::Error;
 use super::applied::Applied;
 use super::applier::{self, Home};
-use super::log::disk::sync_folder;
+use super::log::disk::{create_folder, sync_folder};
 use super::log::{self, EntryId};
 use super::snapshot::{self, Snapshots};
 use super::types::MemberId;
@@ -43,7 +43,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
 impl Folder {
     /// Creates the folder if it is missing, locks it, and checks its version.
     pub fn open(root: &Path) -> Result<Folder, Error> {
-        fs::create_dir_all(root).map_err(io_error(root))?;
+        create_folder(root).map_err(io_error(root))?;
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
         match lock.try_lock() {
@@ -92,11 +92,7 @@ impl Folder {
 
     pub fn log_disk(&self) -> Result<log::FolderDisk, Error> {
         let path = self.root.join("raft/log");
-        fs::create_dir_all(&path)
-            .and_then(|()| sync_folder(&self.root))
-            .and_then(|()| sync_folder(&self.root.join("raft")))
-            .and_then(|()| log::FolderDisk::open(&path))
-            .map_err(io_error(&path))
+        log::FolderDisk::open(&path).map_err(io_error(&path))
     }
 
     pub fn snapshots(&self) -> Result<Snapshots, Error> {
@@ -122,7 +118,7 @@ pub struct StateFolders {
 impl StateFolders {
     /// Finds the current one and removes leftovers, except damaged ones, which somebody may want to look at.
     fn open(folder: &Path, cache_bytes: u64) -> Result<StateFolders, Error> {
-        fs::create_dir_all(folder).map_err(io_error(folder))?;
+        create_folder(folder).map_err(io_error(folder))?;
         let current = read_small(&folder.join(POINTER))?.map(|text| text.trim().to_owned());
         let mut next = 1;
         for entry in fs::read_dir(folder).map_err(io_error(folder))? {

@@ -8,7 +8,7 @@
 //! whole. It is still verified in full before anything is taken from it. One is kept, the newest.
 
 use super::applied::Applied;
-use super::log::disk::sync_folder;
+use super::log::disk::{create_folder, sync_folder};
 use crate::store::{self, Store, Write as StoreWrite};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -57,7 +57,7 @@ impl Snapshots {
     /// Finds the newest snapshot and removes what was left unfinished.
     pub fn open(folder: &Path) -> Result<Snapshots, Error> {
         let at = |source| Error::Io { path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(at)?;
+        create_folder(folder).map_err(at)?;
         let mut current: Option<(Applied, PathBuf)> = None;
         for entry in fs::read_dir(folder).map_err(at)? {
             let path = entry.map_err(at)?.path();
