@@ -4,6 +4,9 @@
 //! of it, up to [`COMMANDS_MAX`] commands or [`COMMAND_BYTES_MAX`] bytes; beyond that the engine's bounded queue
 //! fills and callers are told to come back. So the number of syncs does not depend on how many callers there are.
 //!
+//! An entry whose leader lost its place is answered `NoQuorum` at once; it may still be applied. While a leader hears
+//! no quorum its entry and question wait; with one member that cannot be.
+//!
 //! **Reads** gather likewise: one question to Raft (is this member still the leader, and is what was committed
 //! applied) answers all that came before it.
 
@@ -12,9 +15,13 @@ use super::types::{COMMAND_BYTES_MAX, COMMANDS_MAX, Payload, Replies, Types};
 use crate::engine::{Proposal, Request, Unavailable};
 use crate::state::{Reply, command};
 use futures::future::{BoxFuture, OptionFuture};
-use openraft::Raft;
+use openraft::{Raft, ServerState};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a stopping driver waits for its last entry.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
 
@@ -87,7 +94,7 @@ impl<C: Types> Driver<C> {
         let mut arrived = Vec::new();
         let mut writing: Option<Writing> = None;
         let mut reading: Option<Reading> = None;
-        let mut failed = self.raft.server_metrics();
+        let mut server = self.raft.server_metrics();
         let mut open = true;
         loop {
             if writing.is_none() {
@@ -100,9 +107,18 @@ impl<C: Types> Driver<C> {
                 return;
             }
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
-                // Raft's metrics end with it.
-                gone = failed.changed() => if gone.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => break,
+                changed = server.changed() => {
+                    // Raft's metrics end with it.
+                    if changed.is_err() {
+                        return;
+                    }
+                    // openraft may never answer what was proposed before leadership was lost. Dropping it tells the
+                    // callers that nobody knows.
+                    if server.borrow_and_update().state != ServerState::Leader {
+                        (writing, reading) = (None, None);
+                    }
+                }
                 Some((answers, replies)) = OptionFuture::from(writing.as_mut()) => {
                     writing = None;
                     answer_all(answers, replies);
@@ -121,6 +137,12 @@ impl<C: Types> Driver<C> {
                     }
                 }
             }
+        }
+        // The entry under way was promised an answer; nobody waits for it for ever.
+        if let Some(writing) = writing
+            && let Ok((answers, replies)) = tokio::time::timeout(FINISH_WITHIN, writing).await
+        {
+            answer_all(answers, replies);
         }
     }
 

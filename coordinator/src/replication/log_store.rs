@@ -1,5 +1,8 @@
 //! openraft's view of [`Log`].
 
+// The error type is openraft's, and its traits ask for it.
+#![allow(clippy::result_large_err)]
+
 use super::log::{self, Log, Vote};
 use super::types::{self, MemberId, Types};
 use openraft::storage::{LogFlushed, RaftLogStorage};

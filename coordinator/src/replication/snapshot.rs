@@ -8,7 +8,7 @@
 //! whole. It is still verified in full before anything is taken from it. One is kept, the newest.
 
 use super::applied::Applied;
-use super::log::disk::sync_folder;
+use super::log::disk::{create_folder, sync_folder};
 use crate::store::{self, Store, Write as StoreWrite};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -57,7 +57,7 @@ impl Snapshots {
     /// Finds the newest snapshot and removes what was left unfinished.
     pub fn open(folder: &Path) -> Result<Snapshots, Error> {
         let at = |source| Error::Io { path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(at)?;
+        create_folder(folder).map_err(at)?;
         let mut current: Option<(Applied, PathBuf)> = None;
         for entry in fs::read_dir(folder).map_err(at)? {
             let path = entry.map_err(at)?.path();
@@ -162,13 +162,6 @@ fn write(path: &Path, position: &Applied, store: &dyn Store) -> Result<(), Error
     file.sync_all().map_err(at)
 }
 
-/// Checks the whole file and tells its position.
-pub fn verify(file: &SnapshotFile) -> Result<Applied, Error> {
-    let mut reader = Reader::open(&file.path)?;
-    while reader.next_row()?.is_some() {}
-    Ok(reader.position)
-}
-
 /// Fills an empty store with a snapshot's rows. Nothing of the store may be used if this fails.
 pub fn load(file: &SnapshotFile, into: &dyn Store) -> Result<Applied, Error> {
     let mut reader = Reader::open(&file.path)?;
@@ -187,6 +180,9 @@ pub fn load(file: &SnapshotFile, into: &dyn Store) -> Result<Applied, Error> {
     into.flush()?;
     Ok(reader.position)
 }
+
+/// A key and its value.
+type Row = (Vec<u8>, Vec<u8>);
 
 struct Hashing<T> {
     inner: T,
@@ -250,7 +246,7 @@ impl Reader {
     }
 
     /// The next row; `None` after the last one, when the trailer was found right.
-    fn next_row(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    fn next_row(&mut self) -> Result<Option<Row>, Error> {
         let path = self.path.clone();
         let key_length = self.input.read_u32().map_err(|error| short(&path, error))?;
         if key_length == END {
@@ -301,6 +297,10 @@ fn short(path: &Path, source: io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::store::{MemoryStore, rows};
+
+    fn verify(file: &SnapshotFile) -> Result<Applied, Error> {
+        load(file, &MemoryStore::new())
+    }
 
     fn filled() -> MemoryStore {
         let store = MemoryStore::new();

@@ -38,15 +38,26 @@ pub struct FolderDisk {
 }
 
 impl FolderDisk {
-    /// The folder is created if it is missing, its name made durable.
+    /// The folder is created if it is missing.
     pub fn open(folder: &Path) -> io::Result<FolderDisk> {
-        if !folder.is_dir() {
-            std::fs::create_dir_all(folder)?;
-            if let Some(parent) = folder.parent() {
-                sync_folder(parent)?;
-            }
-        }
+        create_folder(folder)?;
         Ok(FolderDisk { folder: folder.to_owned() })
+    }
+}
+
+/// Makes a folder and those above it, each one's name durable before anything is put into it.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_folder(parent)?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(parent),
     }
 }
 

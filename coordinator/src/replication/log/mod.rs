@@ -174,7 +174,7 @@ fn refuse(op: Op) {
     }
 }
 
-/// An open log. Dropping it writes what is queued and leaves nothing ambiguous on disk.
+/// An open log. Dropping it closes it.
 pub struct Log {
     shared: Arc<Shared>,
     /// Held while the index changes and the record is queued, so that both have the same order.
@@ -232,6 +232,11 @@ impl Log {
     pub fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts { syncs: load(&self.shared.counters.syncs), bytes: load(&self.shared.counters.bytes) }
+    }
+
+    /// Size of all segments on disk.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.files.lock().values().map(|file| file.size().unwrap_or(0)).sum()
     }
 
     /// Entries that are not purged.
@@ -335,9 +340,10 @@ impl Log {
     }
 }
 
-impl Drop for Log {
-    fn drop(&mut self) {
-        match self.way.get_mut() {
+impl Log {
+    /// Writes what is queued and leaves nothing ambiguous on disk. Nothing is taken afterwards.
+    pub fn close(&self) {
+        match &mut *self.way.lock() {
             Way::Thread(queue, thread) => {
                 drop(queue.take());
                 if let Some(thread) = thread.take() {
@@ -346,5 +352,11 @@ impl Drop for Log {
             }
             Way::Inline(writer) => writer.settle(),
         }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.close();
     }
 }

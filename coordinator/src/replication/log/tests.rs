@@ -23,9 +23,11 @@ fn entry(term: u64, index: u64, size: usize) -> Entry {
     Entry { id: id(term, index), body: Bytes::from(vec![(term * 31 + index) as u8; size]) }
 }
 
-/// A callback and the place its answer goes to.
-fn wait() -> (Done, Arc<StdMutex<Option<Result<(), Error>>>>) {
-    let place = Arc::new(StdMutex::new(None));
+/// Where a callback leaves its answer.
+type Answer = Arc<StdMutex<Option<Result<(), Error>>>>;
+
+fn wait() -> (Done, Answer) {
+    let place = Answer::default();
     let answer = place.clone();
     (Box::new(move |result| *answer.lock().unwrap() = Some(result)), place)
 }
