@@ -34,8 +34,11 @@ fn backoff_ms(retry: u32) -> u64 {
     }
 }
 
-fn check_size(len: usize) -> Result<(), Refusal> {
+/// Refuses commands that name more records than one apply may touch; what they name leaves that much less for
+/// consequences.
+fn check_size(step: &mut Step, len: usize) -> Result<(), Refusal> {
     if len <= RECORDS_MAX {
+        step.budget = step.budget.saturating_sub(len);
         return Ok(());
     }
     let detail = format!("{len} entries in one command; the limit is {RECORDS_MAX}");
@@ -48,10 +51,16 @@ fn clamp(time: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
 
 /// What an end means for the task.
 enum Verdict {
-    Complete { exit_code: Option<i32>, failure: Option<FailureInfo> },
+    Complete {
+        exit_code: Option<i32>,
+        failure: Option<FailureInfo>,
+    },
     Retry,
     /// Back to the queue; `requeued` = on somebody's request.
-    Again { requeued: bool, fault: bool },
+    Again {
+        requeued: bool,
+        fault: bool,
+    },
 }
 
 /// The end of a task's life in the queue.
@@ -69,7 +78,8 @@ fn judge(task: &TaskRecord, end: &AttemptEnd, started: bool) -> Verdict {
             Verdict::Complete { exit_code: Some(0), failure: upload.clone() }
         }
         AttemptOutcome::Exited { exit_code, .. } => {
-            let left = u32::try_from(task.constraints.max_retry_count).map_or(true, |max| task.retry_count < max);
+            let left =
+                u32::try_from(task.constraints.max_retry_count).map_or(true, |max| task.retry_count < max);
             if left {
                 return Verdict::Retry;
             }
@@ -99,7 +109,7 @@ fn judge(task: &TaskRecord, end: &AttemptEnd, started: bool) -> Verdict {
 impl Cluster {
     /// Gives tasks to a node; what does not fit (any more) is left out, the rest is answered.
     pub(super) fn assign(&mut self, step: &mut Step, node: NodeKey, tasks: &[TaskKey]) -> Reply {
-        check_size(tasks.len())?;
+        check_size(step, tasks.len())?;
         let mut given = Vec::with_capacity(tasks.len());
         for task in tasks {
             given.extend(self.assign_one(step, node, *task));
@@ -147,9 +157,10 @@ impl Cluster {
 
     /// Attempts a node gave back unstarted: as if they had never been given out.
     pub(super) fn recalled(&mut self, step: &mut Step, node: NodeKey, attempts: &[AttemptRef]) -> Reply {
-        check_size(attempts.len())?;
+        check_size(step, attempts.len())?;
         for attempt in attempts {
-            let Some(task) = self.tasks.get(attempt.task).filter(|task| task.attempt == attempt.attempt) else {
+            let Some(task) = self.tasks.get(attempt.task).filter(|task| task.attempt == attempt.attempt)
+            else {
                 continue;
             };
             match task.place {
@@ -166,7 +177,7 @@ impl Cluster {
     }
 
     pub(super) fn report(&mut self, step: &mut Step, node: NodeKey, reports: &[AttemptReport]) -> Reply {
-        check_size(reports.len())?;
+        check_size(step, reports.len())?;
         if !self.nodes.contains_key(&node) {
             return Err(RefusalCode::NodeNotFound.into());
         }
@@ -197,8 +208,7 @@ impl Cluster {
             (TaskPlace::Assigned { at, .. }, _, Some(end)) => {
                 let from = clamp(report.started.unwrap_or(end.at), at, step.now);
                 // An attempt whose work never began ends where it stands.
-                let began =
-                    report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
+                let began = report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
                 self.attempt_ended(step, key, node, began.then_some(from), end);
             }
             (TaskPlace::Running { .. }, _, Some(end)) => self.attempt_ended(step, key, node, None, end),
@@ -252,10 +262,12 @@ impl Cluster {
     ) {
         let Some(task) = self.tasks.get(key) else { return };
         let started = began.is_some() || matches!(task.place, TaskPlace::Running { .. });
+        // A late result of a lost attempt was counted when it started.
+        let newly = began.is_some() && task.ending != Some(Ending::Lost);
         let verdict = judge(task, end, started);
         let succeeded = matches!(verdict, Verdict::Complete { failure: None, .. });
         if let Some(node) = self.nodes.get_mut(&node_key) {
-            if began.is_some() {
+            if newly {
                 note_start(node, key);
             }
             node.record.tasks_succeeded = node.record.tasks_succeeded.saturating_add(u32::from(succeeded));
@@ -398,10 +410,11 @@ impl Cluster {
 
     /// Tasks whose back-off is over.
     pub(super) fn retry_due(&mut self, step: &mut Step, tasks: &[TaskKey]) -> Reply {
-        check_size(tasks.len())?;
+        check_size(step, tasks.len())?;
         for key in tasks {
             let place = self.tasks.get(*key).map(|task| task.place);
-            if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX) {
+            if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX)
+            {
                 self.change_task(step, *key, |task| task.place = TaskPlace::Ready);
             }
         }
