@@ -221,7 +221,7 @@ class Zeros(io.RawIOBase):
         self.block = os.urandom(MIB)
 
     def read(self, count=-1):
-        count = min(self.length - self.place, MIB if count < 0 else count)
+        count = min(self.length - self.place, MIB, MIB if count < 0 else count)
         if count <= 0:
             return b""
         head = self.place.to_bytes(8, "little")
