@@ -20,13 +20,16 @@
 //! * [`manifest`]: the type `Manifest`.
 //! * [`store`]: [`ChunkStore`], the folder on disk, and the group commit of new chunks.
 //! * [`write`]: cutting a stream of bytes into chunks; [`read`]: verified ranges and the walk over a manifest;
-//!   [`compose`]: one manifest from many.
+//!   [`compose`]: one manifest from many; [`check`]: whether a manifest from elsewhere is true.
+//! * [`fetch`]: the calling side of `protocol::data`.
 //!
 //! **What survives a crash.** A chunk has its name only after its bytes are on stable storage, and a writer's
 //! `finish` returns only after the folders that hold the names are too. What a crash leaves in `tmp/` is removed at
 //! the next open. A damaged chunk is never served: reading it is an error and moves it to `damaged/`.
 
+pub mod check;
 pub mod compose;
+pub mod fetch;
 pub mod list;
 pub mod manifest;
 pub mod read;

@@ -190,9 +190,21 @@ impl ChunkStore {
         }
     }
 
+    /// What a chunk's trailer says; its units are not looked at.
+    pub fn seal(&self, id: ChunkId) -> Result<Seal, Error> {
+        let mut file = self.open_chunk(id)?;
+        self.read_seal(id, &mut file)
+    }
+
     /// A group of chunks to be made durable together.
     pub fn group(&self) -> Group {
-        Group { store: self.clone(), pending: Vec::new(), folders: BTreeSet::new() }
+        Group { store: self.clone(), durable: true, pending: Vec::new(), folders: BTreeSet::new() }
+    }
+
+    /// As [`ChunkStore::group`], for a cache of what others hold durably: nothing is flushed, and a chunk that a
+    /// crash tore is noticed when it is read and fetched again.
+    pub fn cache_group(&self) -> Group {
+        Group { durable: false, ..self.group() }
     }
 }
 
@@ -206,11 +218,13 @@ fn sync_folder(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("flushing a folder"))
 }
 
-/// Chunks on their way to the disk. Nothing of a group is promised before [`Group::commit`] returned; a dropped
+/// Chunks on their way to the disk. Nothing of a durable group is promised before [`Group::commit`] returned; a dropped
 /// group leaves chunks that nothing refers to, for the collector.
 #[derive(Debug)]
 pub struct Group {
     store: ChunkStore,
+    /// Whether [`Group::commit`] flushes.
+    durable: bool,
     /// Written, but not yet flushed and without their name.
     pending: Vec<Pending>,
     /// Folders that hold names which may not be durable yet.
@@ -262,6 +276,19 @@ impl Group {
         Ok(())
     }
 
+    /// Takes a chunk that is here already into the group, so that it is durable after the commit and safe from the
+    /// collector for its grace period. Gives its trailer.
+    pub fn adopt(&mut self, id: ChunkId) -> Result<Seal, Error> {
+        let seal = self.store.seal(id)?;
+        match self.renew(id, &seal) {
+            true => {
+                self.folders.insert(id.0[0]);
+                Ok(seal)
+            }
+            false => Err(Error::Missing(id)),
+        }
+    }
+
     /// Whether the chunk is here already; if so it counts as written now, so that no collector takes it.
     fn renew(&self, id: ChunkId, seal: &Seal) -> bool {
         let _names = self.store.inner.names.lock();
@@ -273,15 +300,9 @@ impl Group {
 
     /// Makes the bytes durable and gives the chunks their names.
     fn flush(&mut self) -> Result<(), Error> {
-        let share = self.pending.len().div_ceil(FLUSH_THREADS).max(1);
-        std::thread::scope(|scope| {
-            let flushers: Vec<_> = self
-                .pending
-                .chunks(share)
-                .map(|part| scope.spawn(|| part.iter().try_for_each(Pending::flush)))
-                .collect();
-            flushers.into_iter().try_for_each(|flusher| flusher.join().unwrap_or(Err(Error::Stopped)))
-        })?;
+        if self.durable {
+            self.flush_bytes()?;
+        }
         for mut pending in self.pending.drain(..) {
             let _names = self.store.inner.names.lock();
             let path = self.store.path(pending.id);
@@ -291,9 +312,24 @@ impl Group {
         Ok(())
     }
 
+    fn flush_bytes(&self) -> Result<(), Error> {
+        let share = self.pending.len().div_ceil(FLUSH_THREADS).max(1);
+        std::thread::scope(|scope| {
+            let flushers: Vec<_> = self
+                .pending
+                .chunks(share)
+                .map(|part| scope.spawn(|| part.iter().try_for_each(Pending::flush)))
+                .collect();
+            flushers.into_iter().try_for_each(|flusher| flusher.join().unwrap_or(Err(Error::Stopped)))
+        })
+    }
+
     /// Returns once every chunk of the group is on stable storage under its name.
     pub fn commit(&mut self) -> Result<(), Error> {
         self.flush()?;
+        if !self.durable {
+            self.folders.clear();
+        }
         while let Some(byte) = self.folders.first().copied() {
             sync_folder(&self.store.folder(byte))?;
             self.folders.remove(&byte);

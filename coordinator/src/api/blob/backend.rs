@@ -1,8 +1,8 @@
 //! What the interface needs of the replicated state. A trait, so that the interface can be tested without a cluster.
 
-use crate::engine::Unavailable;
-use crate::state::Reply;
+use crate::engine::{Engine, Unavailable};
 use crate::state::blobs::{BlobAction, Blobs};
+use crate::state::{Action, Reply};
 use async_trait::async_trait;
 use lote_shared::model::AccountId;
 
@@ -35,5 +35,28 @@ impl dyn Backend {
         let mut found = None;
         self.look(&mut |blobs| found = look.take().map(|look| look(blobs)));
         found
+    }
+}
+
+/// The engine as it is.
+#[async_trait]
+impl Backend for Engine {
+    fn account(&self, name: &str) -> Option<AccountAccess> {
+        Engine::read(self, |cluster| {
+            let (id, record) = cluster.account_by_name(name)?;
+            Some(AccountAccess { id, name: record.name.clone(), keys: record.keys.clone() })
+        })
+    }
+
+    fn look(&self, look: &mut dyn FnMut(&Blobs)) {
+        Engine::read(self, |cluster| look(cluster.blobs()));
+    }
+
+    async fn linearize(&self) -> Result<(), Unavailable> {
+        Engine::linearize(self).await
+    }
+
+    async fn propose(&self, account: AccountId, action: BlobAction) -> Result<Reply, Unavailable> {
+        Engine::propose(self, account, Action::Blob(Box::new(action))).await
     }
 }

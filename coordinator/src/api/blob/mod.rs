@@ -14,15 +14,15 @@
 //! versions, leases, tags, tiers, queries, batches, service properties and statistics, stored access policies, user
 //! delegation keys. Stored nowhere and ignored: access tiers and encryption headers of writes.
 
-mod address;
+pub(crate) mod address;
 mod backend;
 mod blobs;
 mod blocks;
 mod body;
 mod call;
 mod containers;
-mod error;
-mod operation;
+pub(crate) mod error;
+pub(crate) mod operation;
 mod range;
 mod respond;
 mod xml;
@@ -93,6 +93,9 @@ async fn respond_to(
         Operation::GetBlockList => blocks::list(&call).await,
     }
 }
+
+#[cfg(test)]
+pub(crate) use tests::rig as test_rig;
 
 #[cfg(test)]
 mod tests;

@@ -236,10 +236,10 @@ impl Space {
             None => self.draw(),
         };
         let generation = self.draw();
-        if known.is_none() {
-            if let Some(container) = self.containers.get_mut(&container_key) {
-                container.staged.insert(name.into(), set_key);
-            }
+        if known.is_none()
+            && let Some(container) = self.containers.get_mut(&container_key)
+        {
+            container.staged.insert(name.into(), set_key);
         }
         let set = self.sets.entry(set_key).or_insert_with(|| BlockSet {
             container: container_key,

@@ -44,6 +44,7 @@ pub const STAGED_MAX_AGE_MS: u64 = 7 * 24 * 3600 * 1000;
 pub const STAGED_MAX: usize = 100_000;
 
 /// Changes to containers and blobs. Grows only at the end.
+#[allow(clippy::large_enum_variant, reason = "an action travels boxed, inside a command")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobAction {
     ContainerCreate {

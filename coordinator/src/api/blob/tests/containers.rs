@@ -2,6 +2,9 @@
 
 use super::rig::Rig;
 
+/// Method, target, headers.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 #[actix_web::test]
 async fn containers_come_and_go() {
     let rig = Rig::new();
@@ -128,7 +131,7 @@ async fn what_is_not_built_says_so() {
     rig.create("cont").await;
     let source = [("x-ms-copy-source", "http://127.0.0.1/acct/cont/x")];
     let append = [("x-ms-blob-type", "AppendBlob")];
-    let cases: [(&str, &str, &[(&str, &str)]); 10] = [
+    let cases: [Case; 10] = [
         ("PUT", "/acct/cont/b", &source),
         ("PUT", "/acct/cont/b?comp=block&blockid=QQ==", &source),
         ("PUT", "/acct/cont/b", &append),

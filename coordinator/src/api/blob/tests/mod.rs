@@ -2,5 +2,5 @@
 
 mod containers;
 mod objects;
-mod rig;
+pub(crate) mod rig;
 mod signatures;
