@@ -1,0 +1,7 @@
+//! Scenarios of the specs as far as the core decides them; named after their rows.
+
+mod attempts;
+mod jobs;
+mod pools;
+mod replay;
+mod tasks;
