@@ -242,13 +242,17 @@ mod tests {
     #[test]
     fn parameters_are_decoded_after_cutting() {
         assert_eq!(found("GET", "/jobs/j%2D1/tasks/t"), ("Task_Get", vec!["j-1".into(), "t".into()]));
-        let file = ("File_GetFromTask", vec!["j".to_owned(), "t".to_owned(), "wd/out dir/a+b.txt".to_owned()]);
+        let file =
+            ("File_GetFromTask", vec!["j".to_owned(), "t".to_owned(), "wd/out dir/a+b.txt".to_owned()]);
         assert_eq!(found("GET", "/jobs/j/tasks/t/files/wd%2Fout%20dir%2Fa%2Bb.txt"), file);
         assert_eq!(found("GET", "/jobs/j/tasks/t/files/wd/out%20dir/a+b.txt"), file);
         assert_eq!(found("GET", "/jobs/j/tasks/t/files").0, "File_ListFromTask");
         assert_eq!(found("GET", "/jobs/j/tasks/t/files/").0, "File_ListFromTask");
         assert_eq!(found("GET", "/jobs/s:job-1"), ("Job_Get", vec!["s:job-1".into()]));
-        assert_eq!(found("GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=ab)").0, "Certificate_Get");
+        assert_eq!(
+            found("GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=ab)").0,
+            "Certificate_Get"
+        );
         assert_eq!(found("POST", "/jobs/").0, "Job_Add");
     }
 
@@ -256,7 +260,9 @@ mod tests {
     fn what_is_not_there() {
         assert!(matches!(find("PUT", "/pools"), Match::WrongMethod));
         assert!(matches!(find("TRACE", "/jobs/j"), Match::WrongMethod));
-        for path in ["", "/", "/nothing", "/jobs/j/tasks/t/what", "/jobs//tasks", "/jobs/j/tasks/t/files/f/../g/.."] {
+        for path in
+            ["", "/", "/nothing", "/jobs/j/tasks/t/what", "/jobs//tasks", "/jobs/j/tasks/t/files/f/../g/.."]
+        {
             let nothing = matches!(find("PATCH", path), Match::Nothing | Match::WrongMethod);
             assert!(nothing, "{path}");
         }

@@ -6,11 +6,11 @@ pub mod node;
 pub mod pool;
 pub mod task;
 
-pub(crate) use super::json::name_value;
 use super::json::Object;
+pub(crate) use super::json::name_value;
 use lote_shared::model::{
-    AutoUserScope, ElevationLevel, EnvironmentSetting, FailureCategory, FailureInfo, MetadataItem, ResourceFile,
-    ResourceSource, StartTask, TaskResult, UserIdentity,
+    AutoUserScope, ElevationLevel, EnvironmentSetting, FailureCategory, FailureInfo, MetadataItem,
+    ResourceFile, ResourceSource, StartTask, TaskResult, UserIdentity,
 };
 
 fn metadata(object: &mut Object, items: &[MetadataItem]) {
