@@ -11,7 +11,7 @@ use crate::api::batch::requests::task as requests;
 use crate::api::batch::response::Answer;
 use crate::api::batch::views::{TaskView, WholeTask};
 use crate::api::odata::{Field, Kind, Operators};
-use crate::state::command::{SIZE_MAX, TaskAdd};
+use crate::state::command::{self, SIZE_MAX, TaskAdd};
 use crate::state::reply::Version;
 use crate::state::{Action, Cluster, Outcome, ROW_VERSION};
 use lote_shared::model::{TaskId, TaskSpec};
@@ -128,7 +128,7 @@ fn split<T>(tasks: Vec<(T, TaskAdd)>, body_bytes: u64) -> Vec<Vec<(T, TaskAdd)>>
     let mut parts = vec![Vec::new()];
     let mut used = 0;
     for (place, task) in tasks {
-        let size = bincode::serialized_size(&task).unwrap_or(room);
+        let size = codec::encode(command::VERSION, &task).map_or(room, |bytes| bytes.len() as u64);
         if used + size > room && used > 0 {
             parts.push(Vec::new());
             used = 0;

@@ -1,7 +1,8 @@
 //! Files of tasks and nodes.
 
 use super::server::{Server, conforms};
-use crate::state::testing::World;
+use crate::state::testing::{World, task_add};
+use lote_shared::model::Span;
 use serde_json::{Value, json};
 
 /// A task that ran, with some files; and one that never did.
@@ -11,6 +12,11 @@ fn with_files() -> (Server, String) {
     world.job("j", "p");
     let node = world.nodes("p")[0];
     let ran = world.task("j", "ran");
+    let mut short = task_add("short");
+    short.retention = Span::from_secs(60);
+    let short = world.task_with("j", short);
+    let attempt = world.run(node, short);
+    world.exit(node, attempt, 0);
     world.task("j", "waits");
     let attempt = world.run(node, ran);
     world.exit(node, attempt, 0);
@@ -107,6 +113,7 @@ async fn what_is_missing_and_what_is_not_allowed() {
     let get = async |path: &str| server.get(&format!("/jobs/j/tasks/{path}")).await;
     get("ran/files/none").await.refused(404, "FileNotFound");
     get("ran/files/wd").await.refused(404, "FileNotFound");
+    get("short/files/stdout.txt").await.refused(409, "TaskFilesCleanedup");
     get("waits/files/stdout.txt").await.refused(409, "TaskFilesUnavailable");
     get("waits/files").await.refused(409, "TaskFilesUnavailable");
     get("none/files/x").await.refused(404, "TaskNotFound");

@@ -99,7 +99,7 @@ async fn a_pool_is_resized_replaced_and_deleted() {
     server.send("HEAD", "/pools/p", b"", &[]).await.expect(200);
     let gone = server.send("DELETE", "/pools/p", b"", &[]).await.expect(202);
     assert_eq!(gone.header("etag"), "");
-    server.send("DELETE", "/pools/no such name", b"", &[]).await;
+    server.send("DELETE", "/pools/no%20such%20name", b"", &[]).await.refused(404, "PoolNotFound");
 }
 
 #[actix_web::test]

@@ -6,8 +6,7 @@ use crate::api::batch::schema::{check, schema};
 use crate::api::batch::{BatchApi, service};
 use crate::api::ops::{self, Metrics, Ops};
 use crate::engine::{Engine, direct};
-use crate::state::testing::{ACCOUNT, World};
-use crate::state::{Action, Outcome};
+use crate::state::testing::World;
 use crate::store::{self, Store, Write};
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
@@ -23,8 +22,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub const VERSION: &str = "2025-06-01";
-/// Noon of the client's clock; the state's runs on from [`World::now`].
-pub const NOW: Timestamp = Timestamp(1_752_580_800_000);
+/// The client's clock, an hour after a [`World`] begins: 2023-11-14T23:13:20Z.
+pub const NOW: Timestamp = Timestamp(1_700_003_600_000);
 
 #[derive(Debug, Default)]
 struct Rows(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>);
@@ -205,11 +204,6 @@ impl Server {
         let mut api = BatchApi::new(engine.clone(), files.clone(), Arc::new(Metrics::default()));
         api.clock = Arc::new(|| NOW);
         Server { engine, files, api }
-    }
-
-    /// What the pools' actors would do.
-    pub async fn act(&self, action: Action) -> Outcome {
-        self.engine.propose(ACCOUNT, action).await.unwrap().unwrap()
     }
 
     /// Sends a request whose signature is that of account `lote`.
