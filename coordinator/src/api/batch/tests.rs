@@ -6,4 +6,5 @@ mod jobs;
 mod pools;
 mod protocol;
 mod server;
+mod socket;
 mod tasks;

@@ -6,7 +6,7 @@ use lote_shared::model::Span;
 use serde_json::{Value, json};
 
 /// A task that ran, with some files; and one that never did.
-fn with_files() -> (Server, String) {
+pub fn with_files() -> (Server, String) {
     let mut world = World::new();
     world.pool("p", 1, 1);
     world.job("j", "p");

@@ -213,6 +213,21 @@ impl Server {
         self.send_signed(method, &target, body, headers).await
     }
 
+    /// The headers of a signed request, its signature among them.
+    pub fn signed_headers(method: &str, target: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let date = NOW.to_http_date();
+        let mut all = vec![("host", "batch.test:1"), ("ocp-date", date.as_str())];
+        all.extend_from_slice(more);
+        let authorization = format!("SharedKey lote:{}", signature(method, target, &all));
+        all.push(("authorization", &authorization));
+        all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// What the service needs, for a server on a socket.
+    pub fn api(&self) -> BatchApi {
+        self.api.clone()
+    }
+
     pub async fn send_signed(
         &self,
         method: &str,
@@ -220,16 +235,16 @@ impl Server {
         body: &[u8],
         headers: &[(&str, &str)],
     ) -> Answer {
-        let date = NOW.to_http_date();
-        let mut all = vec![("host", "batch.test:1"), ("ocp-date", date.as_str())];
+        let mut all = Vec::new();
         let length = body.len().to_string();
         if !body.is_empty() {
             all.extend([("content-length", length.as_str()), ("content-type", "application/json")]);
         }
         all.extend_from_slice(headers);
-        let authorization = format!("SharedKey lote:{}", signature(method, target, &all));
-        all.push(("authorization", &authorization));
-        self.send_raw(method, target, body, &all).await
+        let signed = Self::signed_headers(method, target, &all);
+        let signed: Vec<(&str, &str)> =
+            signed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.send_raw(method, target, body, &signed).await
     }
 
     /// Sends exactly this.
