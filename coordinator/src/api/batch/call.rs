@@ -5,7 +5,8 @@ use super::errors::{Code, Error};
 use super::json::Select;
 use crate::api::auth::query_pairs;
 use crate::api::odata::{Field, Filter, page};
-use crate::state::{Action, Cluster, Condition, Outcome, Version};
+use crate::state::reply::Version;
+use crate::state::{Action, Cluster, Condition, Outcome};
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use lote_shared::model::{AccountId, Timestamp};
@@ -72,9 +73,12 @@ impl Query {
             None => Ok(false),
             Some(text) if text.eq_ignore_ascii_case("true") => Ok(true),
             Some(text) if text.eq_ignore_ascii_case("false") => Ok(false),
-            Some(text) => {
-                Err(Error::query(Code::InvalidQueryParameterValue, name, text, "it is neither true nor false"))
-            }
+            Some(text) => Err(Error::query(
+                Code::InvalidQueryParameterValue,
+                name,
+                text,
+                "it is neither true nor false",
+            )),
         }
     }
 
@@ -95,9 +99,12 @@ impl Query {
         match self.get("$expand") {
             None => Ok(()),
             Some(text) if text.split(',').all(|name| name.trim() == "stats") => Ok(()),
-            Some(text) => {
-                Err(Error::query(Code::InvalidQueryParameterValue, "$expand", text, "only stats can be expanded"))
-            }
+            Some(text) => Err(Error::query(
+                Code::InvalidQueryParameterValue,
+                "$expand",
+                text,
+                "only stats can be expanded",
+            )),
         }
     }
 
@@ -118,7 +125,8 @@ pub fn condition(headers: &HeaderMap) -> Result<Condition, Error> {
     let tags = |name: &str| text(name).map(|text| text.split(',').map(bare_tag).collect::<Vec<_>>());
     let date = |name: &str| {
         let read = |text: &str| {
-            let refused = Error::new(Code::InvalidHeaderValue).with("HeaderName", name).with("HeaderValue", text);
+            let refused =
+                Error::new(Code::InvalidHeaderValue).with("HeaderName", name).with("HeaderValue", text);
             Timestamp::parse(text).ok_or(refused)
         };
         text(name).map(read).transpose()
@@ -204,7 +212,10 @@ mod tests {
         assert_eq!(Query::parse("api-version=2025-06-01").version(), Ok("2025-06-01"));
         assert_eq!(Query::parse("API-VERSION=2024-02-01.19.0").version(), Ok("2024-02-01.19.0"));
         assert_eq!(Query::parse("a=b").version().unwrap_err().code, Code::MissingRequiredQueryParameter);
-        assert_eq!(Query::parse("api-version=").version().unwrap_err().code, Code::MissingRequiredQueryParameter);
+        assert_eq!(
+            Query::parse("api-version=").version().unwrap_err().code,
+            Code::MissingRequiredQueryParameter
+        );
         let unknown = Query::parse("api-version=1999-01-01").version();
         assert_eq!(unknown.unwrap_err().code, Code::UnsupportedRequestVersion);
     }
