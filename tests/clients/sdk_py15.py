@@ -32,10 +32,6 @@ def _conditions(conditions):
     return spelled
 
 
-def _given(**members):
-    return {name: value for name, value in members.items() if value is not None}
-
-
 class Py15(Sdk):
     name = "py15"
     errors = (HttpResponseError,)
@@ -264,8 +260,8 @@ class Py15(Sdk):
         self._finish(self.client.begin_enable_job(id, polling_interval=POLLING), wait)
 
     def terminate_job(self, id, reason=None, wait=False, **conditions):
-        # Without options the package fails before it sends anything.
-        options = BatchJobTerminateOptions(**_given(termination_reason=reason))
+        # Without options that say something the package fails before it sends anything.
+        options = BatchJobTerminateOptions(termination_reason=reason or "UserTerminate")
         poller = self.client.begin_terminate_job(
             id, options, polling_interval=POLLING, **_conditions(conditions)
         )
