@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from azure.batch import BatchClient, models
 from azure.batch.models._models import BatchJobTerminateOptions  # the package forgot to export it
 from azure.core import MatchConditions
@@ -45,6 +47,10 @@ class Py15(Sdk):
             assert error.errors, f"no whole request was refused: {error}"
             error = error.errors[0]
         body = error.model
+        if body is None:
+            # Of a refused download the package does not read the body, so it knows no code; a caller can.
+            content = error.response.read()
+            body = models.BatchError(json.loads(content)) if content else None
         code = getattr(body, "code", None)
         message = getattr(getattr(body, "message", None), "value", None)
         values = {item.key: item.value for item in getattr(body, "error_values", None) or []}

@@ -118,6 +118,7 @@ def completed(client, job):
     return {id: task for id, task in states(client, job).items() if task.state == "completed"}
 
 
+@pytest.mark.once
 @pytest.mark.timeout(300 * ROUNDS)
 def test_kill_in_the_middle_of_a_job(own_cluster, tmp_path):
     """As often as LOTE_RESTART_ROUNDS says, on one folder that grows older."""
