@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from azure.batch import BatchClient, models
 from azure.batch.models._models import BatchJobTerminateOptions  # the package forgot to export it
 from azure.core import MatchConditions
@@ -32,10 +34,6 @@ def _conditions(conditions):
     return spelled
 
 
-def _given(**members):
-    return {name: value for name, value in members.items() if value is not None}
-
-
 class Py15(Sdk):
     name = "py15"
     errors = (HttpResponseError,)
@@ -49,6 +47,10 @@ class Py15(Sdk):
             assert error.errors, f"no whole request was refused: {error}"
             error = error.errors[0]
         body = error.model
+        if body is None:
+            # Of a refused download the package does not read the body, so it knows no code; a caller can.
+            content = error.response.read()
+            body = models.BatchError(json.loads(content)) if content else None
         code = getattr(body, "code", None)
         message = getattr(getattr(body, "message", None), "value", None)
         values = {item.key: item.value for item in getattr(body, "error_values", None) or []}
@@ -264,8 +266,8 @@ class Py15(Sdk):
         self._finish(self.client.begin_enable_job(id, polling_interval=POLLING), wait)
 
     def terminate_job(self, id, reason=None, wait=False, **conditions):
-        # Without options the package fails before it sends anything.
-        options = BatchJobTerminateOptions(**_given(termination_reason=reason))
+        # Without options that say something the package fails before it sends anything.
+        options = BatchJobTerminateOptions(termination_reason=reason or "UserTerminate")
         poller = self.client.begin_terminate_job(
             id, options, polling_interval=POLLING, **_conditions(conditions)
         )

@@ -7,6 +7,7 @@ import http.client
 import os
 import random
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 from azure.core import MatchConditions
@@ -333,7 +334,7 @@ def test_sas_that_do_not_hold(container):
     assert fetch(url(protocol="https"))[0] == 403
     assert fetch(url(ip="10.1.2.3"))[0] == 403
     assert fetch(url().replace("sp=r", "sp=rw"))[0] == 403
-    assert fetch(f"{container.client.url}/a?")[0] in (403, 404, 409)
+    assert fetch(f"{container.client.url}/a?")[0] in (401, 403, 404, 409)
 
 
 def test_account_sas(blobs, container):
@@ -379,7 +380,10 @@ def test_wrong_key(blobs):
 def test_error_bodies_are_xml(container):
     status, body = fetch(container.blob_url("none"))
     assert status == 404
-    assert body.startswith(b'<?xml version="1.0" encoding="utf-8"?><Error><Code>BlobNotFound</Code>')
+    error = ElementTree.fromstring(body)
+    assert (error.tag, error.findtext("Code")) == ("Error", "BlobNotFound")
+    message = error.findtext("Message").splitlines()
+    assert message[0] == "The specified blob does not exist." and message[1].startswith("RequestId:")
 
 
 @pytest.mark.parametrize("path", ["../x", "..%2F..%2Fx", "%2e%2e/x", "a/../../x", ".."])
@@ -402,7 +406,7 @@ def test_malformed_block_list(container):
 def test_unknown_operations(container):
     for comp in ("lease", "snapshot", "tags", "page", "nonsense"):
         status, _ = fetch(f"{container.blob_url('x', 'w')}&comp={quote(comp)}", "PUT", b"", {"Content-Length": "0"})
-        assert status in (400, 404, 405, 409, 501), comp
+        assert 400 <= status < 500 or status == 501, comp
 
 
 # -- size -----------------------------------------------------------------------------------------------------------

@@ -76,8 +76,9 @@ class Log:
 class Adder(threading.Thread):
     """Adds the tasks in requests of a hundred; goes on after a broken connection, as a client would."""
 
-    def __init__(self, client, job, tasks):
+    def __init__(self, client, job, tasks, pause):
         super().__init__(daemon=True)
+        self.pause = pause
         self.client = client
         self.job = job
         self.tasks = tasks
@@ -98,6 +99,7 @@ class Adder(threading.Thread):
                     time.sleep(0.2)
                     continue
                 self.acknowledged += [result.task_id for result in results]
+                time.sleep(self.pause)
                 break
 
     def finish(self, timeout):
@@ -116,6 +118,7 @@ def completed(client, job):
     return {id: task for id, task in states(client, job).items() if task.state == "completed"}
 
 
+@pytest.mark.once
 @pytest.mark.timeout(300 * ROUNDS)
 def test_kill_in_the_middle_of_a_job(own_cluster, tmp_path):
     """As often as LOTE_RESTART_ROUNDS says, on one folder that grows older."""
@@ -143,11 +146,11 @@ def kill_and_go_on(cluster, directory, round):
     store = blobs.service.create_container(new_id("kept"))
     store.upload_blob("before", b"written before the kill")
     tasks = [client.task(f"t{n:04}", f"/bin/sh {script} {directory}") for n in range(TASKS)]
-    adder = Adder(client, job, tasks)
+    # Somewhere in the middle: in every other round the tasks are still being added.
+    while_adding = round % 2 == 1
+    adder = Adder(client, job, tasks, pause=1.0 if while_adding else 0)
     adder.start()
-
-    # Somewhere in the middle: in one half of the rounds the tasks are still being added.
-    wanted = dice.randrange(20, 100) if round % 2 else dice.randrange(300, 700)
+    wanted = dice.randrange(20, 200) if while_adding else dice.randrange(300, 700)
     wait_for(f"{wanted} ended tasks", lambda: log.read_text().count("end ") >= wanted, timeout=120, interval=0.02)
     done_before = completed(client, job)
     acknowledged_before = list(adder.acknowledged)
