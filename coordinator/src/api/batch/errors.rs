@@ -162,7 +162,8 @@ impl Error {
     pub fn write(&self, object: &mut Object, request_id: &str, now: Timestamp) {
         let mut text = self.code.sentence().to_owned();
         if !self.detail.is_empty() {
-            text.push(' ');
+            // On a line of its own: callers compare the first.
+            text.push('\n');
             text.push_str(&self.detail);
         }
         text.push_str(&format!("\nRequestId:{request_id}\nTime:{now}"));

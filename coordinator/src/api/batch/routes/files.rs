@@ -67,17 +67,24 @@ pub async fn of_node(call: &Call<'_>) -> Result<Place, Error> {
     Ok(Place { node, directory: String::new(), url, retention_over: false, path })
 }
 
-/// A path with slashes only that stays where it belongs.
+/// A path with single slashes only that stays where it belongs; empty for the directory itself.
 fn path(given: &str) -> Result<String, Error> {
-    let path = given.replace('\\', "/");
-    let path = path.trim_matches('/');
-    if !stays_inside(path) {
+    if !stays_inside(given.trim_start_matches(['/', '\\'])) {
         return Err(Error::new(Code::InvalidUri).because("The path of a file must not contain `..`."));
     }
-    Ok(path.to_owned())
+    let parts = given.split(['/', '\\']).filter(|part| !part.is_empty() && *part != ".");
+    Ok(parts.collect::<Vec<_>>().join("/"))
 }
 
 impl Place {
+    /// The file of the request, below the node's root. The directory that all files lie in is not one of them.
+    fn file(&self) -> Result<String, Error> {
+        if self.path.is_empty() {
+            return Err(Code::FileNotFound.into());
+        }
+        Ok(self.below(&self.path))
+    }
+
     /// A path below the node's root.
     fn below(&self, path: &str) -> String {
         match (self.directory.is_empty(), path.is_empty()) {
@@ -172,7 +179,7 @@ fn check_dates(call: &Call, properties: &Properties) -> Result<(), Error> {
 /// The bytes, streamed; with a range too the status is 200 (WIRE.md §5).
 pub async fn get(call: &Call<'_>, place: &Place) -> Result<Answer, Error> {
     let wanted = range(call)?;
-    let path = place.below(&place.path);
+    let path = place.file()?;
     let refuse = |error| place.refuse(error);
     let (start, end) = match wanted {
         None => (0, None),
@@ -193,7 +200,7 @@ pub async fn get(call: &Call<'_>, place: &Place) -> Result<Answer, Error> {
 
 /// The headers alone, with the file's real length.
 pub async fn properties(call: &Call<'_>, place: &Place) -> Result<Answer, Error> {
-    let path = place.below(&place.path);
+    let path = place.file()?;
     let properties = call.api.files.stat(place.node, &path).await.map_err(|error| place.refuse(error))?;
     check_dates(call, &properties)?;
     let length = if properties.directory { 0 } else { properties.length };
@@ -203,7 +210,7 @@ pub async fn properties(call: &Call<'_>, place: &Place) -> Result<Answer, Error>
 
 pub async fn delete(call: &Call<'_>, place: &Place) -> Result<Answer, Error> {
     let recursive = call.query.boolean("recursive")?;
-    let path = place.below(&place.path);
+    let path = place.file()?;
     call.api.files.delete(place.node, &path, recursive).await.map_err(|error| place.refuse(error))?;
     Ok(Answer::empty(200))
 }
@@ -287,7 +294,11 @@ mod tests {
     #[test]
     fn paths_keep_inside() {
         assert_eq!(path("wd\\out.txt").unwrap(), "wd/out.txt");
-        assert_eq!(path("/wd//a/").unwrap(), "wd//a");
+        assert_eq!(path("/wd//a/").unwrap(), "wd/a");
+        assert_eq!(path("./wd/./a").unwrap(), "wd/a");
+        for directory in ["", "/", ".", "./", "\\"] {
+            assert_eq!(path(directory).unwrap(), "", "{directory}");
+        }
         for bad in ["..", "a/../b", "a\\..\\..\\b"] {
             assert_eq!(path(bad).unwrap_err().code, Code::InvalidUri, "{bad}");
         }

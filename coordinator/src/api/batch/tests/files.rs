@@ -120,6 +120,11 @@ async fn what_is_missing_and_what_is_not_allowed() {
     for path in ["..%2Fx", "wd%2F..%2F..%2Fx", "wd%5C..%5C..%5Cx"] {
         get(&format!("ran/files/{path}")).await.refused(400, "InvalidUri");
     }
+    // Nobody deletes the directory that the task's files lie in.
+    for path in ["%2F", ".", ".%2F.", "%5C"] {
+        let target = format!("/jobs/j/tasks/ran/files/{path}?recursive=true");
+        server.send("DELETE", &target, b"", &[]).await.refused(404, "FileNotFound");
+    }
     let path = "/jobs/j/tasks/ran/files/wd%2Fd";
     server.send("DELETE", path, b"", &[]).await.refused(409, "OperationInvalidForCurrentState");
     server.send("DELETE", &format!("{path}?recursive=true"), b"", &[]).await.expect(200);

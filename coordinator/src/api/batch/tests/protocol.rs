@@ -98,6 +98,20 @@ async fn bodies_are_bounded() {
 }
 
 #[actix_web::test]
+async fn without_a_quorum_clients_are_told_to_come_back() {
+    let server = Server::without_quorum();
+    let job = br#"{"id": "j", "poolInfo": {"poolId": "p"}}"#;
+    for (method, target, body) in
+        [("GET", "/pools", &b""[..]), ("POST", "/jobs", job), ("GET", "/jobs/j", b"")]
+    {
+        let answer = server.send(method, target, body, &[]).await.refused(503, "ServerBusy");
+        assert_eq!(answer.header("retry-after"), "1", "{method} {target}");
+    }
+    server.send_raw("GET", "/healthz", b"", &[]).await.expect(200);
+    server.send_raw("GET", "/readyz", b"", &[]).await.expect(503);
+}
+
+#[actix_web::test]
 async fn health_and_metrics() {
     let server = Server::new();
     server.get("/pools").await.expect(200);

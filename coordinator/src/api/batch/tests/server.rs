@@ -199,7 +199,16 @@ impl Server {
         // Every command a second after the one before.
         let clock =
             move || start.plus_ms(1_000 * (1 + ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
-        let engine = direct::start(world.cluster, store, clock);
+        Server::with_engine(direct::start(world.cluster, store, clock))
+    }
+
+    /// Where nobody makes anything durable any more.
+    pub fn without_quorum() -> Server {
+        let (engine, _) = Engine::new(World::new().cluster, Arc::new(Rows::default()));
+        Server::with_engine(engine)
+    }
+
+    fn with_engine(engine: Engine) -> Server {
         let files = Arc::new(FakeFiles::default());
         let mut api = BatchApi::new(engine.clone(), files.clone(), Arc::new(Metrics::default()));
         api.clock = Arc::new(|| NOW);

@@ -198,7 +198,7 @@ async fn a_walk_never_repeats_or_skips() {
         let items = page["value"].as_array().unwrap();
         seen.extend(items.iter().map(|item| item["id"].as_str().unwrap().parse::<usize>().unwrap()));
         // Odd ones appear and some vanish, before and behind the position; multiples of four stay.
-        let odd = json!({"id": format!("{:03}", (turn * 37) % 100 | 1), "commandLine": "x"});
+        let odd = json!({"id": format!("{:03}", ((turn * 37) % 100) | 1), "commandLine": "x"});
         server.post("/jobs/Job/tasks", odd).await;
         server.send("DELETE", &format!("/jobs/Job/tasks/{:03}", (turn * 20 + 2) % 100), b"", &[]).await;
         turn += 1;

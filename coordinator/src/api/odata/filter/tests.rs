@@ -1,3 +1,5 @@
+//! Filters by table and by property: what they select, what they refuse, and that nothing makes them panic.
+
 use super::*;
 use proptest::prelude::*;
 
