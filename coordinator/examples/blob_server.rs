@@ -72,12 +72,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let key = blake3::hash(b"development key").as_bytes().to_vec();
     let add = Action::AccountAdd { name: "devacct".to_owned(), keys: vec![key.clone()] };
     engine.propose(keys::CLUSTER, add).await??;
-    let api = BlobApi {
-        backend: Arc::new(engine),
-        chunks: ChunkStore::open(Path::new(&folder))?,
-        default_account: "devacct".to_owned(),
-        clock: Arc::new(now),
-    };
+    let api = BlobApi::new(Arc::new(engine), ChunkStore::open(Path::new(&folder))?, "devacct", now);
     let server = HttpServer::new(move || App::new().configure(|cfg| service(cfg, api.clone()))).workers(2);
     let server = server.bind(("127.0.0.1", port))?;
     println!(

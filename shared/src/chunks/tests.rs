@@ -269,3 +269,16 @@ async fn a_stream_over_a_damaged_chunk_ends_with_an_error() {
     assert_eq!(parts.len(), 2);
     assert!(parts[0].is_ok() && matches!(parts[1], Err(Error::Missing(id)) if id == second.id));
 }
+
+/// What lies on disks must stay readable by later versions.
+#[test]
+fn stored_forms_have_these_bytes() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (id, seal) = seal::Seal::of(b"lote", Position::Part { offset: 3 * CHUNK as u64 });
+    let node = list::Node { depth: 1, entries: vec![list::Entry { id, length: 4 }] };
+    let found = [id.to_string(), hex(&seal.encode()), hex(&node.encode())];
+    expect_test::expect![[r#"
+        af48b9d16ceaace9e823f909a4f6b7cd1775aecd883d4e9085bb0d1d079a8728
+        000030000000000004000000000100004c6f746543686e6b
+        4c4c4e310101000000af48b9d16ceaace9e823f909a4f6b7cd1775aecd883d4e9085bb0d1d079a87280400000000000000"#]].assert_eq(&found.join("\n"));
+}

@@ -42,11 +42,8 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
     let mut headers = call.stored_headers(true)?;
     let metadata = call.metadata()?;
     let expected = call.md5("content-md5")?;
-    if call.content_length().is_some_and(|length| length > PUT_MAX) {
-        return Err(Code::RequestBodyTooLarge.into());
-    }
     check_target(call, Some(&condition)).await?;
-    let (content, md5) = body.store(&call.api.chunks, PUT_MAX, true).await?;
+    let (content, md5) = body.store(call.api, call.content_length(), PUT_MAX, true).await?;
     if expected.is_some() && expected != md5 {
         return Err(Code::Md5Mismatch.into());
     }

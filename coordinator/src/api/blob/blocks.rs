@@ -46,11 +46,8 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
         return Err(Error::new(Code::InvalidQueryParameterValue).because(why));
     }
     let expected = call.md5("content-md5")?;
-    if call.content_length().is_some_and(|length| length > BLOCK_MAX) {
-        return Err(Code::RequestBodyTooLarge.into());
-    }
     check_target(call, None).await?;
-    let (content, md5) = body.store(&call.api.chunks, BLOCK_MAX, expected.is_some()).await?;
+    let (content, md5) = body.store(call.api, call.content_length(), BLOCK_MAX, expected.is_some()).await?;
     if expected != md5 {
         return Err(Code::Md5Mismatch.into());
     }

@@ -1,11 +1,13 @@
 //! The body of a request as it comes in.
 
+use super::BlobApi;
 use super::error::{Code, Error};
 use actix_web::web::Payload;
 use futures::StreamExt;
-use lote_shared::chunks::{ChunkStore, Manifest, Tap, Upload};
+use lote_shared::chunks::{CHUNK, Manifest, Tap, Upload};
 use md5::{Digest, Md5};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Most of an unwanted body that is read, so that its sender gets to see the answer.
 const DRAIN_MAX: u64 = 64 * 1024 * 1024;
@@ -13,6 +15,11 @@ const DRAIN_MAX: u64 = 64 * 1024 * 1024;
 const DRAIN_PAUSE: Duration = Duration::from_secs(2);
 /// How long a wanted body may pause.
 const PAUSE: Duration = Duration::from_secs(120);
+
+/// How long a body waits for memory.
+const ROOM_WAIT: Duration = Duration::from_secs(20);
+/// Chunks that a long upload holds in memory: the one that fills, the one being written, and what is on the way.
+const CHUNKS_HELD: u64 = 3;
 
 pub struct Body {
     payload: Payload,
@@ -47,12 +54,19 @@ impl Body {
     }
 
     /// Writes the whole body to the chunk store; it is durable when this returns. Also gives its MD5, if wanted.
+    /// `announced` is the length that the request's head gives.
     pub async fn store(
         &mut self,
-        chunks: &ChunkStore,
+        api: &BlobApi,
+        announced: Option<u64>,
         length_max: u64,
         want_md5: bool,
     ) -> Result<(Manifest, Option<[u8; 16]>), Error> {
+        if announced.is_some_and(|length| length > length_max) {
+            return Err(Code::RequestBodyTooLarge.into());
+        }
+        let _room = room_for(api, announced).await?;
+        let chunks = &api.chunks;
         let mut upload = Upload::new(chunks, Sums { md5: want_md5.then(Md5::new) });
         while let Some(bytes) = self.next().await? {
             if upload.length() + bytes.len() as u64 > length_max {
@@ -85,6 +99,17 @@ impl Body {
                 _ => return,
             }
         }
+    }
+}
+
+/// Waits for memory; it is given back when the result is dropped.
+async fn room_for(api: &BlobApi, announced: Option<u64>) -> Result<OwnedSemaphorePermit, Error> {
+    let length = announced.unwrap_or(u64::MAX);
+    let mib = length.div_ceil(CHUNK as u64).clamp(1, CHUNKS_HELD) as u32;
+    let waiting = api.room.clone().acquire_many_owned(mib);
+    match tokio::time::timeout(ROOM_WAIT, waiting).await {
+        Ok(Ok(room)) => Ok(room),
+        _ => Err(Error::new(Code::ServerBusy).because("Too many bodies are being stored.")),
     }
 }
 

@@ -8,7 +8,8 @@
 //!
 //! Nothing is owned here. A write is acknowledged when its chunks are on stable storage and its action is
 //! committed; a request that breaks off before leaves chunks that nothing refers to, for the collector. Bodies are
-//! streamed both ways: an upload holds about three chunks in memory, a download one.
+//! streamed both ways: an upload holds about three chunks in memory, a download one. All uploads together hold at
+//! most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
 //!
 //! Not implemented, answered with 501 `NotImplemented`: copy from a URL, append and page blobs, snapshots and
 //! versions, leases, tags, tiers, queries, batches, service properties and statistics, stored access policies, user
@@ -37,6 +38,7 @@ use lote_shared::chunks::ChunkStore;
 use lote_shared::model::Timestamp;
 use operation::Operation;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What the interface works with; clone freely.
 #[derive(Clone)]
@@ -47,6 +49,28 @@ pub struct BlobApi {
     pub default_account: String,
     /// The time by which dates and expiries of requests are judged.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Memory of bodies that are being stored, in MiB; who finds none waits.
+    room: Arc<Semaphore>,
+}
+
+/// Most memory for bodies that are being stored, over all requests.
+const ROOM_MIB: usize = 256;
+
+impl BlobApi {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        chunks: ChunkStore,
+        default_account: &str,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> BlobApi {
+        BlobApi {
+            backend,
+            chunks,
+            default_account: default_account.to_owned(),
+            clock: Arc::new(clock),
+            room: Arc::new(Semaphore::new(ROOM_MIB)),
+        }
+    }
 }
 
 /// Makes every path of this application a blob path.

@@ -99,12 +99,12 @@ pub struct ContainerRow {
 pub struct BlobRow {
     pub container: u64,
     pub name: Box<str>,
-    created: Timestamp,
-    version: Version,
-    content: Manifest,
-    blocks: Option<Manifest>,
-    metadata: Metadata,
-    headers: Headers,
+    pub created: Timestamp,
+    pub version: Version,
+    pub content: Manifest,
+    pub blocks: Option<Manifest>,
+    pub metadata: Metadata,
+    pub headers: Headers,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

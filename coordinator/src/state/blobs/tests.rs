@@ -331,3 +331,84 @@ fn damaged_rows_are_errors() {
 fn encode_block() -> Vec<u8> {
     records::encode(&BlockRow { id: "AA==".into(), content: manifest(1) })
 }
+
+/// What lies on disks of older versions must stay readable: these texts may be added to, never changed.
+#[test]
+fn rows_have_these_bytes() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let version = Version { etag: 300, modified: Timestamp(1_752_580_800_000) };
+    let mut container = ContainerRow {
+        name: "cont".into(),
+        created: Timestamp(7),
+        version,
+        metadata: vec![("k".into(), "v".into())],
+        deleted: false,
+    };
+    let root = lote_shared::chunks::ChunkId([0xAB; 32]);
+    let content = Manifest { length: 5_000_000, root, tree: Tree::List { top: root, depth: 1 } };
+    let mut blob = BlobRow {
+        container: 3,
+        name: "b".into(),
+        created: Timestamp(7),
+        version,
+        content,
+        blocks: Some(Manifest { tree: Tree::Chunk, ..content }),
+        metadata: vec![],
+        headers: Headers { content_type: Some("t".into()), content_md5: Some([1; 16]), ..Headers::default() },
+    };
+    let set = SetRow { container: 3, blob: "b".into(), generation: 9, last: Timestamp(8), dead: true };
+    let block =
+        BlockRow { id: "QQ==".into(), content: Manifest { tree: Tree::Composed { depth: 2 }, ..content } };
+    let found = [
+        hex(records::encode(&container)),
+        hex(records::encode(&blob)),
+        hex(records::encode(&set)),
+        hex(records::encode(&block)),
+        hex(records::encode(&77_u64)),
+    ];
+    expect_test::expect![[r#"
+        010104636f6e7407fb2c01fd00bef40d9801000001016b017600
+        010103016207fb2c01fd00bef40d98010000fc404b4c00abababababababababababababababababababababababababababababababab01abababababababababababababababababababababababababababababababab0101fc404b4c00abababababababababababababababababababababababababababababababab0000010174000000000101010101010101010101010101010101
+        0101030162090801
+        01010451513d3dfc404b4c00abababababababababababababababababababababababababababababababab0202
+        01014d"#]].assert_eq(&found.join("\n"));
+    container.deleted = true;
+    blob.blocks = None;
+    assert_eq!(records::decode::<ContainerRow>(&records::encode(&container)).unwrap().name, container.name);
+    assert_eq!(records::decode::<BlobRow>(&records::encode(&blob)).unwrap().name, blob.name);
+}
+
+#[test]
+fn actions_have_these_bytes() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let condition = Condition { if_match: Some(vec!["0x1".into()]), ..Condition::default() };
+    let (container, blob) = ("c".to_owned(), "b".to_owned());
+    let actions = [
+        create("c"),
+        drop_container("c"),
+        BlobAction::ContainerMetadata { name: "c".into(), condition: condition.clone(), metadata: vec![] },
+        commit("c", "b", 5),
+        stage("c", "b", "QQ==", 1),
+        delete("c", "b"),
+        BlobAction::SetMetadata {
+            container: container.clone(),
+            blob: blob.clone(),
+            condition: condition.clone(),
+            metadata: vec![],
+        },
+        BlobAction::SetHeaders { container, blob, condition, headers: Headers::default() },
+        BlobAction::Sweep,
+    ];
+    let encode = |action| hex(lote_shared::protocol::codec::encode(1, action).unwrap());
+    let found: Vec<_> = actions.iter().map(encode).collect();
+    expect_test::expect![[r#"
+        010100016301016b0176
+        010101016300000000
+        010102016301010330783100000000
+        0101030163016200000000334f3795b8b3463cd25168b94f5e9ade476f46372b947b6121a243cdf5936bc729000000000000013232323232323232323232323232323200010500645de6b36794c798ef801aeea055ac076606a16e69326b138d79797e9fcc7eee6500
+        010104016301620451513d3d021a0d12016999e47689dae5744d2b8c1903faf7ca2886a658150083100ef2c8ee00
+        0101050163016200000000
+        0101060163016201010330783100000000
+        01010701630162010103307831000000000000000000
+        010108"#]].assert_eq(&found.join("\n"));
+}

@@ -344,3 +344,16 @@ async fn a_damaged_chunk_is_never_served() {
     rig.put("/acct/cont/b", &[], &data).await;
     assert_eq!(rig.get("/acct/cont/b").await.body, data);
 }
+
+#[actix_web::test]
+async fn announced_lengths_are_bounded_before_anything_is_read() {
+    let rig = Rig::new();
+    rig.create("cont").await;
+    let length = (5_000_u64 * 1024 * 1024 + 1).to_string();
+    let date = rig.now().to_http_date();
+    let query = super::signatures::sas(&rig, "w");
+    let headers =
+        [("x-ms-blob-type", "BlockBlob"), ("content-length", length.as_str()), ("x-ms-date", &date)];
+    let refused = rig.send_raw("PUT", &format!("/acct/cont/b?{query}"), &headers, b"").await;
+    assert_eq!(refused.outcome(), (413, "RequestBodyTooLarge"));
+}

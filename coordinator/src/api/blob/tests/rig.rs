@@ -105,12 +105,8 @@ impl Rig {
             disturb: AtomicU64::new(0),
         });
         let reading = clock.clone();
-        let api = BlobApi {
-            backend: local.clone(),
-            chunks,
-            default_account: ACCOUNT.to_owned(),
-            clock: Arc::new(move || Timestamp(reading.load(Ordering::SeqCst))),
-        };
+        let now = move || Timestamp(reading.load(Ordering::SeqCst));
+        let api = BlobApi::new(local.clone(), chunks, ACCOUNT, now);
         Rig { api, local, clock, folder }
     }
 

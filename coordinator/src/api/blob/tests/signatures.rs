@@ -4,7 +4,7 @@ use super::rig::{KEY, Rig, hmac};
 use crate::api::auth::blob::sas::{ContainerSas, sign_container};
 use lote_shared::model::Timestamp;
 
-fn sas(rig: &Rig, permissions: &str) -> String {
+pub fn sas(rig: &Rig, permissions: &str) -> String {
     let expiry = Timestamp(rig.now().0 + 60_000);
     let container =
         ContainerSas { account: "acct", key: KEY, container: "cont", permissions, expiry, protocol: None };
