@@ -2,12 +2,14 @@
 
 use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
+use crate::api::ops::status::{self, Watch};
+use crate::api::ops::{Metrics, Ops};
 use crate::clock;
 use crate::engine::{Engine, Unavailable};
 use crate::node_files::HostFiles;
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
-use crate::pools::{Tree, TreeParts, host_session};
+use crate::pools::{GroupStatus, Tree, TreeParts, host_session};
 use crate::replication::{self, Replica};
 use crate::state::{Action, keys};
 use actix_web::dev::ServerHandle;
@@ -65,7 +67,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Coordinator {
     engine: Engine,
-    replica: Replica,
+    replica: Arc<Replica>,
     network: Network,
     tree: Arc<Tree>,
     servers: Vec<ServerHandle>,
@@ -110,15 +112,19 @@ impl Coordinator {
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
-        let batch_api = BatchApi::new(engine.clone(), files);
-        let blob_api = BlobApi {
-            backend: Arc::new(engine.clone()),
-            chunks,
-            default_account: config.account_name.clone(),
-            clock: Arc::new(clock::wall),
-        };
+        let metrics = Arc::new(Metrics::default());
+        let ops = Ops { engine: engine.clone(), metrics: Arc::clone(&metrics) };
+        let batch_api = BatchApi::new(engine.clone(), files, metrics);
+        let replica = Arc::new(replica);
+        let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
+        let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
         let servers = vec![
-            serve(batch, move |cfg| crate::api::batch::service(cfg, batch_api.clone()))?,
+            serve(batch, move |cfg| {
+                // The pages come first: the Batch interface takes every other path.
+                crate::api::ops::service(cfg, ops.clone());
+                status::service(cfg, watch.clone());
+                crate::api::batch::service(cfg, batch_api.clone());
+            })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
         Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address })
@@ -142,6 +148,17 @@ impl Coordinator {
 
     pub fn blob_address(&self) -> SocketAddr {
         self.blob_address
+    }
+
+    /// Ends when this member stops by itself (its disk failed, or an entry could not be applied), with the reason.
+    /// The process must end then: what is in memory may be half of an entry.
+    pub async fn stopped(&self) -> String {
+        self.replica.stopped().await
+    }
+
+    /// The pools' groups as people see them.
+    pub async fn inspect(&self) -> Vec<GroupStatus> {
+        self.tree.inspect().await
     }
 
     /// Stops serving, then the actors, then the log.

@@ -114,10 +114,10 @@ impl Replica {
     }
 
     /// Stops proposing, finishes what is under way, flushes, and lets go of the folder.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(&self) {
         let _ = self.stop.send(true);
         // An error means that the thread has ended.
-        let _ = self.ended.wait_for(|ended| *ended).await;
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
     /// Ends when this member stops by itself: the disk failed, or an entry could not be applied. It serves nothing

@@ -47,6 +47,12 @@ pub struct Network {
     stop: CancellationToken,
 }
 
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 /// Streams of one protocol that peers open to us, in order of arrival. Peers of a wrong role and streams above the
 /// limits never get here. Dropping it lets the protocol be accepted anew.
 pub struct Incoming(mpsc::Receiver<(PeerId, Stream)>);

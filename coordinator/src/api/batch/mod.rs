@@ -133,6 +133,15 @@ async fn answer(
     tokio::time::timeout(ANSWER_WAIT, routes::run(wanted, &call, route.success)).await.map_err(|_| busy())?
 }
 
+/// The answer to a request that must be signed but is none of the Batch interface; `Ok` is the account.
+pub(crate) fn admit(request: &HttpRequest, api: &BatchApi) -> Result<AccountId, HttpResponse> {
+    let now = (api.clock)();
+    authenticate(request, api, now).map(|(account, _)| account).map_err(|error| {
+        let base = base(request);
+        response::Stamp { base: &base, request, now }.refuse(&error)
+    })
+}
+
 /// Who is behind the request; the account's name comes back as written.
 fn authenticate(request: &HttpRequest, api: &BatchApi, now: Timestamp) -> Result<(AccountId, String), Error> {
     let signed = auth::Request {

@@ -1,6 +1,8 @@
 //! Health and metrics, for people and programs that run the service: `/healthz`, `/readyz`, `/metrics`. Nothing here
 //! needs a signature and nothing here names a job or a file.
 
+pub mod status;
+
 use super::batch::lookup;
 use crate::engine::Engine;
 use actix_web::{HttpResponse, web};
