@@ -280,5 +280,6 @@ fn stored_forms_have_these_bytes() {
     expect_test::expect![[r#"
         af48b9d16ceaace9e823f909a4f6b7cd1775aecd883d4e9085bb0d1d079a8728
         000030000000000004000000000100004c6f746543686e6b
-        4c4c4e310101000000af48b9d16ceaace9e823f909a4f6b7cd1775aecd883d4e9085bb0d1d079a87280400000000000000"#]].assert_eq(&found.join("\n"));
+        4c4c4e310101000000af48b9d16ceaace9e823f909a4f6b7cd1775aecd883d4e9085bb0d1d079a87280400000000000000"#]]
+    .assert_eq(&found.join("\n"));
 }
