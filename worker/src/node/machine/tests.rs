@@ -223,9 +223,9 @@ fn the_ask_follows_the_length_of_tasks() {
     bench.ends(1, 1, exited(0), &["remember 1", "report 1=0", "ask 102"]);
     bench.chunk(2, (3..=10).map(|n| launch(n, 1)).collect(), &["start 3"]);
     // Both slots are busy and nobody ends: tasks have become long, and nothing is prefetched any more.
-    bench.tick(52, &["report 2+", "ask 4"]);
-    assert!(bench.next_tick() <= Some(172));
-    bench.tick(172, &["report 3+", "ask 2"]);
+    bench.tick(51, &["report 2+", "ask 4"]);
+    assert!(bench.next_tick() <= Some(171));
+    bench.tick(171, &["report 3+", "ask 2"]);
 }
 
 #[test]
