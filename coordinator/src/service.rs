@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// HTTP worker threads of each of the two servers.
 const HTTP_WORKERS: usize = 2;
@@ -73,6 +74,7 @@ pub struct Coordinator {
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
     blob_address: SocketAddr,
+    sweeper: JoinHandle<()>,
 }
 
 impl Coordinator {
@@ -118,6 +120,7 @@ impl Coordinator {
         let replica = Arc::new(replica);
         let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
+        let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), || true));
         let servers = vec![
             serve(batch, move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
@@ -127,7 +130,7 @@ impl Coordinator {
             })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
-        Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address })
+        Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address, sweeper })
     }
 
     pub fn engine(&self) -> &Engine {
@@ -166,6 +169,7 @@ impl Coordinator {
         for server in &self.servers {
             server.stop(true).await;
         }
+        self.sweeper.abort();
         self.network.shutdown().await;
         self.tree.stop().await;
         self.replica.shutdown().await;
