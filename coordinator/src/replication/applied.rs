@@ -137,12 +137,11 @@ mod tests {
 
     #[test]
     fn the_hash_tells_rows_positions_and_their_order_apart() {
-        let batch = |writes: &[(&str, Option<&str>)]| Batch {
-            writes: writes
-                .iter()
-                .map(|(k, v)| (k.as_bytes().to_vec(), v.map(|v| v.as_bytes().to_vec())))
-                .collect(),
-            events: Vec::new(),
+        let batch = |writes: &[(&str, Option<&str>)]| {
+            let mut batch = Batch::default();
+            let rows = writes.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.map(|v| v.as_bytes().to_vec())));
+            batch.writes = rows.collect();
+            batch
         };
         let start = Applied::default();
         let hashes = [
