@@ -53,7 +53,8 @@ impl Tree {
         let (stop, stopped) = watch::channel(false);
         let (publish, roots) = watch::channel(None);
         let keeper = tokio::spawn(job_keeper::run(parts.engine.clone(), stopped.clone()));
-        let watched = tokio::spawn(keep_roots(parts.clone(), publish, stopped));
+        // On the system's own thread: only there can arbiters be made.
+        let watched = actix::spawn(keep_roots(parts.clone(), publish, stopped));
         Tree { parts, roots, stop, tasks: Mutex::new(vec![keeper, watched]) }
     }
 

@@ -139,7 +139,9 @@ mod tests {
     fn the_hash_tells_rows_positions_and_their_order_apart() {
         let batch = |writes: &[(&str, Option<&str>)]| {
             let mut batch = Batch::default();
-            let rows = writes.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.map(|v| v.as_bytes().to_vec())));
+            let rows = writes
+                .iter()
+                .map(|(key, value)| (key.as_bytes().to_vec(), value.map(|v| v.as_bytes().to_vec())));
             batch.writes = rows.collect();
             batch
         };
