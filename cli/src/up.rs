@@ -29,11 +29,14 @@ pub fn main(arguments: UpArguments) -> anyhow::Result<ExitCode> {
         println!("  settings  {}", cluster.folder.env_path().display());
         println!("Point a client at it with:  set -a; . {}; set +a", cluster.folder.env_path().display());
         println!("Stop it with Ctrl-C.");
-        wait_for_stop().await?;
+        let failure = tokio::select! {
+            asked = wait_for_stop() => asked.err(),
+            reason = cluster.coordinator.stopped() => Some(anyhow::anyhow!("the coordinator stopped by itself: {reason}")),
+        };
         println!("stopping ...");
         cluster.stop().await?;
         println!("stopped");
-        anyhow::Ok(ExitCode::SUCCESS)
+        failure.map_or(Ok(ExitCode::SUCCESS), Err)
     })?
 }
 
@@ -48,7 +51,6 @@ async fn wait_for_stop() -> anyhow::Result<()> {
 }
 
 /// A running embedded cluster.
-#[derive(Debug)]
 pub struct Cluster {
     pub folder: Folder,
     pub account: Account,
@@ -101,18 +103,11 @@ impl Cluster {
         for (number, (home, identity)) in homes.into_iter().enumerate() {
             let share = settings.cores / settings.workers
                 + u32::from((number as u32) < settings.cores % settings.workers);
-            let worker = Worker::start(WorkerConfig {
-                data_dir: home,
-                name: format!("worker-{number}"),
-                identity,
-                coordinator: (cluster.coordinator.peer(), cluster.coordinator.p2p_addresses()),
-                capacity: capacity(share),
-                keeper_command: keeper_command()?,
-                grace: cluster.grace,
-                lease: Duration::from_millis(settings.lease_ms),
-            })
-            .await?;
-            cluster.workers.push(worker);
+            let coordinator = (cluster.coordinator.peer(), cluster.coordinator.p2p_addresses());
+            let mut config = WorkerConfig::new(home, format!("worker-{number}"), vec![coordinator], capacity(share), keeper_command()?);
+            config.identity = Some(identity);
+            config.grace = cluster.grace;
+            cluster.workers.push(Worker::start(config).await?);
         }
         cluster.announce().await?;
         Ok(cluster)
