@@ -8,7 +8,7 @@
 use super::chunk::ChunkBuilder;
 use super::faults::Faults;
 use super::guard::{GroupFailed, Guard, Place};
-use super::host_registry::{Attach, Reallocate};
+use super::host_registry::{Attach, Reallocate, Undelivered};
 use super::pool_dispatcher::DispatcherStatus;
 use super::pool_supervisor::{Check, GroupParts, PoolNews, PoolSupervisor, Stop};
 use crate::clock;
@@ -38,6 +38,7 @@ pub struct Settings {
     pub faults: Faults,
     pub registry: Recipient<Attach>,
     pub reallocate: Recipient<Reallocate>,
+    pub undelivered: Recipient<Undelivered>,
     /// Threads the groups share.
     pub arbiters: usize,
 }
@@ -132,6 +133,7 @@ impl ClusterSupervisor {
             builder: self.settings.builder.clone(),
             registry: self.settings.registry.clone(),
             reallocate: self.settings.reallocate.clone(),
+            undelivered: self.settings.undelivered.clone(),
         };
         let Some(arbiter) = self.arbiters.get(group.arbiter) else { return };
         group.generation = generation;

@@ -13,10 +13,10 @@ use crate::engine::Engine;
 use crate::scheduling::{Allocation, Allocator};
 use crate::state::{Action, Event, keys};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, WrapFuture};
-use lote_shared::model::{HostKey, NodeKey, PoolKey};
+use lote_shared::model::{AttemptRef, HostKey, NodeKey, PoolKey};
 use lote_shared::protocol::host::LeaderMessage;
 use lote_shared::protocol::session::LeaseBook;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -27,7 +27,14 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct SessionUp {
     pub handle: SessionHandle,
     pub nodes: Vec<NodeKey>,
+    /// Attempts the host has or was just sent.
+    pub attempts: BTreeSet<AttemptRef>,
 }
+
+/// Something committed for this node did not reach a session: its host must come back with its inventory.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Undelivered(pub NodeKey);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -288,6 +295,14 @@ impl Handler<SessionUp> for HostRegistry {
         }
         let now_ms = clock::monotonic_ms();
         self.leases.renew(host, now_ms, now_ms);
+        // What was assigned between the inventory and now was sent to nobody: the host says hello once more.
+        let unsent = self.engine.read(|cluster| {
+            let held = cluster.nodes_on_host(host).flat_map(|node| cluster.attempts_on(node.key));
+            held.into_iter().any(|held| !held.started && !up.attempts.contains(&held.attempt))
+        });
+        if unsent {
+            up.handle.end();
+        }
         // Whatever was granted between the welcome and now is granted again; a host knows what it has.
         let nodes: Vec<NodeKey> =
             self.engine.read(|cluster| cluster.nodes_on_host(host).map(|node| node.key).collect());
@@ -301,6 +316,15 @@ impl Handler<SessionUp> for HostRegistry {
             }
         }
         self.allocate(ctx);
+    }
+}
+
+impl Handler<Undelivered> for HostRegistry {
+    type Result = ();
+    fn handle(&mut self, undelivered: Undelivered, _: &mut Context<Self>) {
+        if let Some(session) = self.session_of(undelivered.0) {
+            session.end();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use lote_shared::protocol::host::{
 };
 use lote_shared::protocol::session::{self, Accept, Inbox, Limits, Outbox, Resume, Session, SessionId};
 use rand::Rng;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use tokio::sync::{mpsc, watch};
 const QUEUE_MAX: usize = 4_096;
 /// Reports of one host on their way into the log; reading stops above it.
 const PROPOSALS_MAX: usize = 256;
+/// One command touches at most 1 000 records, a report a few for each attempt.
+const ATTEMPTS_PER_COMMAND: usize = 300;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY_WAIT: Duration = Duration::from_millis(20);
 
@@ -130,6 +133,8 @@ async fn welcome_and_run(
     };
     let plan = parts.engine.read(|cluster| Reconciliation::of(cluster, host, &hello.attempts));
     settle_missing(&parts.engine, &plan).await?;
+    let resent = plan.resend.iter().flat_map(|(_, attempts)| attempts);
+    let attempts: BTreeSet<AttemptRef> = plan.keep.iter().chain(resent).copied().collect();
     let welcome = Welcome {
         host,
         lease_ms: parts.lease_ms,
@@ -151,7 +156,7 @@ async fn welcome_and_run(
     for message in plan.repeat {
         handle.send(message);
     }
-    parts.registry.do_send(SessionUp { handle: handle.clone(), nodes: plan.nodes });
+    parts.registry.do_send(SessionUp { handle: handle.clone(), nodes: plan.nodes, attempts });
     tracing::info!(%peer, host = %host, name = %hello.name, "host joined");
     let outcome = converse(parts, &handle, session, stream, messages, ended).await;
     parts.registry.do_send(SessionDown { host, session: number });
@@ -168,8 +173,8 @@ async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Er
             .filter(|(_, end)| *end == MissingEnd::Recalled)
             .map(|(attempt, _)| *attempt)
             .collect();
-        if !recalled.is_empty() {
-            note(engine.propose(account, Action::Recalled { node, attempts: recalled }).await?);
+        for attempts in recalled.chunks(ATTEMPTS_PER_COMMAND) {
+            note(engine.propose(account, Action::Recalled { node, attempts: attempts.to_vec() }).await?);
         }
         let ended = missing.iter().filter_map(|(attempt, end)| {
             let outcome = match end {
@@ -183,8 +188,8 @@ async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Er
             Some(AttemptReport { attempt: *attempt, started: None, end })
         });
         let ended: Vec<AttemptReport> = ended.collect();
-        if !ended.is_empty() {
-            note(engine.propose(account, Action::Report { node, attempts: ended }).await?);
+        for attempts in ended.chunks(ATTEMPTS_PER_COMMAND) {
+            note(engine.propose(account, Action::Report { node, attempts: attempts.to_vec() }).await?);
         }
     }
     Ok(())
@@ -335,25 +340,53 @@ async fn take(
     number: u64,
     message: HostMessage,
 ) -> Result<Option<Pending>, Error> {
-    let (node, action) = match message {
+    let (node, actions) = match message {
         HostMessage::Ask { node, slots } => {
             parts.registry.do_send(AskLevel { host, node, slots });
             return Ok(None);
         }
-        HostMessage::Report { node, attempts } => (node, Action::Report { node, attempts }),
-        HostMessage::Recalled { node, attempts } => (node, Action::Recalled { node, attempts }),
-        HostMessage::Node { node, phase, start_task, errors } => {
-            (node, Action::NodeReport { node, phase, start_task, errors })
+        HostMessage::Report { node, attempts } => {
+            let part = |attempts: &[AttemptReport]| Action::Report { node, attempts: attempts.to_vec() };
+            (node, attempts.chunks(ATTEMPTS_PER_COMMAND).map(part).collect())
         }
-        HostMessage::NodeGone { node } => (node, Action::NodeGone { node }),
+        HostMessage::Recalled { node, attempts } => {
+            let part = |attempts: &[AttemptRef]| Action::Recalled { node, attempts: attempts.to_vec() };
+            (node, attempts.chunks(ATTEMPTS_PER_COMMAND).map(part).collect())
+        }
+        HostMessage::Node { node, phase, start_task, errors } => {
+            (node, vec![Action::NodeReport { node, phase, start_task, errors }])
+        }
+        HostMessage::NodeGone { node } => (node, vec![Action::NodeGone { node }]),
     };
     let owned = parts.engine.read(|cluster| cluster.node(node).map(|record| (record.host, record.account)));
     let Some((_, account)) = owned.filter(|(owner, _)| *owner == host) else {
         return Ok(None); // Not this host's node (any more): nothing it says of it counts.
     };
+    let mut waits = Vec::new();
+    for action in actions {
+        waits.push(submit(parts, account, action).await?);
+    }
+    Ok(Some(Box::pin(async move {
+        let mut last = Ok(Ok(Outcome::Done));
+        for wait in waits {
+            last = wait.await;
+            if last.is_err() {
+                break; // Not all of it is durable; the host says the whole again.
+            }
+        }
+        (number, last)
+    })))
+}
+
+/// Waits for room in the engine's queue: the pressure reaches the host, whose stream is not read meanwhile.
+async fn submit(
+    parts: &SessionParts,
+    account: AccountId,
+    action: Action,
+) -> Result<impl Future<Output = Result<Reply, Unavailable>> + Send + use<>, Error> {
     loop {
         match parts.engine.submit_action(account, action.clone()) {
-            Ok(wait) => return Ok(Some(Box::pin(async move { (number, wait.await) }))),
+            Ok(wait) => return Ok(wait),
             Err(Unavailable::Busy) => tokio::time::sleep(BUSY_WAIT).await,
             Err(error) => return Err(error.into()),
         }

@@ -6,12 +6,13 @@
 use super::chunk::ChunkBuilder;
 use super::faults::Faults;
 use super::guard::{Guard, Place};
+use super::host_registry::Undelivered;
 use super::host_session::SessionHandle;
 use super::node_actor::{NodeActor, Send, SessionChanged};
 use crate::engine::{Engine, Unavailable};
 use crate::scheduling::{Decision, Dispatcher};
-use crate::state::{Action, Outcome, Refusal};
-use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use crate::state::{Action, Command, IdempotencyKey, Outcome, Refusal};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, WrapFuture};
 use lote_shared::model::{AttemptRef, NodeKey, TaskKey};
 use lote_shared::protocol::host::LeaderMessage;
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub struct PoolDispatcher {
     pub faults: Faults,
     pub engine: Engine,
     pub builder: ChunkBuilder,
+    pub undelivered: Recipient<Undelivered>,
     pub core: Dispatcher,
     pub nodes: BTreeMap<NodeKey, Addr<NodeActor>>,
     pub plan_due: bool,
@@ -87,13 +89,20 @@ enum AssignError {
 }
 
 impl PoolDispatcher {
-    pub fn new(guard: Guard, faults: Faults, engine: Engine, builder: ChunkBuilder) -> PoolDispatcher {
+    pub fn new(
+        guard: Guard,
+        faults: Faults,
+        engine: Engine,
+        builder: ChunkBuilder,
+        undelivered: Recipient<Undelivered>,
+    ) -> PoolDispatcher {
         let core = Dispatcher::new(guard.pool);
         PoolDispatcher {
             guard,
             faults,
             engine,
             builder,
+            undelivered,
             core,
             nodes: BTreeMap::new(),
             plan_due: false,
@@ -152,10 +161,11 @@ impl PoolDispatcher {
         let attempts = done.result.as_ref().map(Vec::as_slice).unwrap_or_default();
         self.assigned += attempts.len() as u64;
         self.core.on_assign_result(done.node, &done.asked);
-        if let (Some(message), Some(actor)) = (done.message, self.nodes.get(&done.node)) {
-            // A full mailbox loses nothing: the attempts are committed, the next inventory finds them.
-            if actor.try_send(Send(message)).is_err() {
-                tracing::warn!(node = %done.node, "node actor is not taking task chunks");
+        if let Some(message) = done.message {
+            let handed_over =
+                self.nodes.get(&done.node).is_some_and(|actor| actor.try_send(Send(message)).is_ok());
+            if !handed_over {
+                self.undelivered.do_send(Undelivered(done.node));
             }
         }
         match done.result {
@@ -172,13 +182,21 @@ impl PoolDispatcher {
     }
 }
 
+/// Proposes until there is an answer, each time with the same key: a proposal that timed out may have been applied,
+/// and then its attempts must reach the node. Ends with the actor.
 async fn assign(engine: &Engine, node: NodeKey, tasks: Vec<TaskKey>) -> Result<Vec<AttemptRef>, AssignError> {
     let account = engine.read(|cluster| cluster.node(node).map(|node| node.account));
     let Some(account) = account else { return Ok(Vec::new()) };
-    let reply = engine.propose(account, Action::Assign { node, tasks }).await;
-    match reply.map_err(AssignError::Unavailable)?.map_err(AssignError::Refused)? {
-        Outcome::Assigned(attempts) => Ok(attempts),
-        _ => Ok(Vec::new()),
+    let key = IdempotencyKey(uuid::Uuid::new_v4().as_u128());
+    let command = Command { account, key, action: Action::Assign { node, tasks } };
+    loop {
+        match engine.propose_command(command.clone()).await {
+            Ok(Ok(Outcome::Assigned(attempts))) => return Ok(attempts),
+            Ok(Ok(_)) => return Ok(Vec::new()),
+            Ok(Err(refusal)) => return Err(AssignError::Refused(refusal)),
+            Err(error @ Unavailable::TooLarge { .. }) => return Err(AssignError::Unavailable(error)),
+            Err(Unavailable::Busy | Unavailable::NoQuorum) => tokio::time::sleep(RETRY_AFTER).await,
+        }
     }
 }
 
@@ -247,11 +265,11 @@ impl Handler<NodeLevel> for PoolDispatcher {
                 this.nodes.remove(&level.node);
                 return;
             }
-            let guard = &this.guard;
-            let actor = this
-                .nodes
-                .entry(level.node)
-                .or_insert_with(|| NodeActor { guard: guard.clone(), session: None }.start());
+            let (guard, undelivered) = (&this.guard, &this.undelivered);
+            let actor = this.nodes.entry(level.node).or_insert_with(|| {
+                let undelivered = undelivered.clone();
+                NodeActor { node: level.node, guard: guard.clone(), session: None, undelivered }.start()
+            });
             let _ = actor.try_send(SessionChanged(level.session));
             this.core.on_ask(level.node, level.slots);
             this.wake(ctx);

@@ -6,7 +6,7 @@
 use super::chunk::ChunkBuilder;
 use super::faults::Faults;
 use super::guard::{Guard, Place};
-use super::host_registry::{Attach, Reallocate};
+use super::host_registry::{Attach, Reallocate, Undelivered};
 use super::pool_dispatcher::{
     self, DispatcherStatus, NodeFreed, NodeLevel, NodeRemoved, PoolDispatcher, Wake,
 };
@@ -24,6 +24,7 @@ pub struct GroupParts {
     pub builder: ChunkBuilder,
     pub registry: Recipient<Attach>,
     pub reallocate: Recipient<Reallocate>,
+    pub undelivered: Recipient<Undelivered>,
 }
 
 /// Something about the pool changed.
@@ -74,6 +75,7 @@ impl Actor for PoolSupervisor {
                 parts.faults.clone(),
                 parts.engine.clone(),
                 parts.builder,
+                parts.undelivered,
             );
             this.dispatcher = Some(dispatcher.start());
             let scaler = PoolScaler {

@@ -127,6 +127,7 @@ fn build(parts: &TreeParts, arbiter: &Arbiter) -> Roots {
         faults: parts.faults.clone(),
         registry: registry.clone().recipient(),
         reallocate: registry.clone().recipient(),
+        undelivered: registry.clone().recipient(),
         arbiters: ARBITERS,
     };
     let supervisor =

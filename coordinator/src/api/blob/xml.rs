@@ -227,6 +227,7 @@ pub fn parse_block_list(body: &[u8]) -> Result<Vec<(Source, String)>, Error> {
     reader.config_mut().trim_text(true);
     let mut blocks = Vec::new();
     let mut depth = 0;
+    let mut rooted = false;
     let mut source = None;
     let mut id = String::new();
     loop {
@@ -234,7 +235,10 @@ pub fn parse_block_list(body: &[u8]) -> Result<Vec<(Source, String)>, Error> {
             Event::Start(start) => {
                 depth += 1;
                 source = match (depth, start.name().as_ref()) {
-                    (1, b"BlockList") => None,
+                    (1, b"BlockList") if !rooted => {
+                        rooted = true;
+                        None
+                    }
                     (2, b"Committed") => Some(Source::Committed),
                     (2, b"Uncommitted") => Some(Source::Uncommitted),
                     (2, b"Latest") => Some(Source::Latest),
@@ -255,14 +259,16 @@ pub fn parse_block_list(body: &[u8]) -> Result<Vec<(Source, String)>, Error> {
                     blocks.push((source, std::mem::take(&mut id)));
                 }
             }
-            Event::Empty(element) if depth == 0 && element.name().as_ref() == b"BlockList" => {}
+            Event::Empty(element) if depth == 0 && !rooted && element.name().as_ref() == b"BlockList" => {
+                rooted = true
+            }
             Event::Empty(_) | Event::CData(_) => return Err(bad("A block id is missing.")),
             Event::Eof => break,
             Event::Decl(_) | Event::Comment(_) | Event::PI(_) | Event::DocType(_) => {}
         }
     }
     match depth {
-        0 => Ok(blocks),
+        0 if rooted => Ok(blocks),
         _ => Err(bad("The document ends too early.")),
     }
 }
@@ -284,6 +290,8 @@ mod tests {
         assert_eq!(parse_block_list(b"<BlockList/>").unwrap(), []);
         assert_eq!(parse_block_list(b"\xEF\xBB\xBF<BlockList></BlockList>").unwrap(), []);
         for bad in [
+            "",
+            "<BlockList/><BlockList/>",
             "<BlockList>",
             "<Other/>x<",
             "<BlockList><Old>x</Old></BlockList>",
