@@ -63,7 +63,8 @@ impl Work {
 /// What `memory` is to keep over a restart of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Note {
-    StartTask(StartTaskInfo),
+    /// How the start task's last run ended, and its number.
+    StartTask { run: u32, info: StartTaskInfo },
     Kept(Place, Kept),
     Removed(Place),
 }
@@ -162,9 +163,9 @@ impl NodeMachine {
         let mut machine = NodeMachine::new(grant, now);
         for note in notes {
             match note {
-                Note::StartTask(info) => {
+                Note::StartTask { run, info } => {
                     if let Some(start) = &mut machine.start {
-                        start.info = info;
+                        (start.run, start.info) = (run, info);
                     }
                 }
                 Note::Kept(place, kept) => machine.retention.keep(place, kept),
@@ -209,6 +210,11 @@ impl NodeMachine {
 
     pub fn grant_of(&self) -> &NodeGrant {
         &self.grant
+    }
+
+    /// The latest run of the start task.
+    pub fn start_run(&self) -> Option<u32> {
+        self.start.as_ref().map(|start| start.run).filter(|run| *run > 0)
     }
 
     pub fn phase(&self) -> NodePhase {
@@ -292,7 +298,7 @@ impl NodeMachine {
             Verdict::Failed => {}
         }
         if start.is_completed() {
-            self.notes.push(Note::StartTask(start.info.clone()));
+            self.notes.push(Note::StartTask { run: start.run, info: start.info.clone() });
         }
         let tell = self.tell_phase();
         self.out(now, vec![tell])

@@ -429,7 +429,7 @@ fn a_resumed_node_goes_on_where_it_was() {
     info.state = StartTaskState::Completed;
     info.result = Some(TaskResult::Success);
     let notes = vec![
-        Note::StartTask(info),
+        Note::StartTask { run: 1, info },
         Note::Kept(place(1), Kept { task: TaskKey(1), expires: Some(Timestamp(EPOCH + 6_000)) }),
         Note::Kept(place(2), Kept { task: TaskKey(2), expires: Some(Timestamp(EPOCH + 6_000)) }),
         Note::Removed(place(2)),
