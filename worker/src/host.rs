@@ -91,7 +91,8 @@ impl Supervisor {
             self.roots.clear();
             tracing::error!(reason, "the host begins again");
             let good = began.elapsed() > GOOD_AFTER;
-            back_off = if good || back_off.is_zero() { BACK_OFF_FIRST } else { (back_off * 2).min(BACK_OFF_MAX) };
+            back_off =
+                if good || back_off.is_zero() { BACK_OFF_FIRST } else { (back_off * 2).min(BACK_OFF_MAX) };
         }
     }
 
@@ -385,7 +386,8 @@ impl Host {
         }
         let granted: BTreeSet<NodeKey> = welcome.grants.iter().map(|grant| grant.node).collect();
         self.waiting.retain(|grant| granted.contains(&grant.node));
-        let unwanted: Vec<NodeKey> = self.nodes.keys().filter(|node| !granted.contains(node)).copied().collect();
+        let unwanted: Vec<NodeKey> =
+            self.nodes.keys().filter(|node| !granted.contains(node)).copied().collect();
         for node in unwanted {
             self.on_leader(LeaderMessage::Revoke(node));
         }

@@ -195,7 +195,8 @@ mod tests {
     }
 
     fn report(task: u64) -> HostMessage {
-        let end = AttemptEnd { at: Timestamp(1), outcome: AttemptOutcome::Exited { exit_code: 0, upload: None } };
+        let end =
+            AttemptEnd { at: Timestamp(1), outcome: AttemptOutcome::Exited { exit_code: 0, upload: None } };
         let report = AttemptReport { attempt: attempt(task), started: None, end: Some(end) };
         HostMessage::Report { node: NODE, attempts: vec![report] }
     }

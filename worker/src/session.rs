@@ -8,7 +8,9 @@ use crate::context::HostContext;
 use crate::keeper::sys::boottime_ms;
 use crate::keeper::wire::Request;
 use crate::outgoing::Acknowledged;
-use lote_shared::network::{Multiaddr, Network, OpenError, PeerId, Protocol, ReceiveHalf, SendHalf, StreamError};
+use lote_shared::network::{
+    Multiaddr, Network, OpenError, PeerId, Protocol, ReceiveHalf, SendHalf, StreamError,
+};
 use lote_shared::protocol::host::{Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome};
 use lote_shared::protocol::session::{self, LeaseClock, Resume};
 use parking_lot::Mutex;
@@ -35,7 +37,10 @@ pub type Coordinator = (PeerId, Vec<Multiaddr>);
 pub enum FromSession {
     /// A stream is open: the host's inventory is wanted.
     NeedHello(oneshot::Sender<Hello>),
-    Welcome { welcome: Box<Welcome>, restarted: bool },
+    Welcome {
+        welcome: Box<Welcome>,
+        restarted: bool,
+    },
     Message(LeaderMessage),
     Acknowledged(Acknowledged),
     Disconnected,
@@ -71,7 +76,9 @@ impl SessionTask {
         let mut pause_ms = PAUSE_FIRST_MS;
         let mut next = 0;
         loop {
-            let Some((peer, _)) = self.coordinators.get(next % self.coordinators.len().max(1)) else { return };
+            let Some((peer, _)) = self.coordinators.get(next % self.coordinators.len().max(1)) else {
+                return;
+            };
             let mut welcomed = false;
             let error = match self.converse(*peer, &mut welcomed).await {
                 Err(Error::HostGone) => return,

@@ -127,20 +127,28 @@ async fn kills_and_wall_clocks_end_trees() {
     rig.leader.ready().await;
     let mut timed = launch(1, "sh -c 'sleep 1000 & sleep 1000'");
     timed.wall_clock_ms = Some(200);
-    rig.leader.run(vec![timed, launch(2, "sh -c 'setsid sleep 1000 & sleep 1000'"), launch(3, "sleep 1000")]).await;
+    rig.leader
+        .run(vec![timed, launch(2, "sh -c 'setsid sleep 1000 & sleep 1000'"), launch(3, "sleep 1000")])
+        .await;
     assert_eq!(rig.leader.outcome(1).await, AttemptOutcome::WallClock { exit_code: Some(143) });
     rig.leader.started(2).await;
     let kill = |task| LeaderMessage::Kill { node: NODE, attempt: attempt(task), reason: KillReason::Ended };
     rig.leader.say(kill(2)).await;
     assert_eq!(rig.leader.outcome(2).await, AttemptOutcome::Killed { exit_code: Some(143) });
-    rig.leader.say(LeaderMessage::WallClock { node: NODE, attempt: attempt(3), wall_clock_ms: Some(10) }).await;
+    rig.leader
+        .say(LeaderMessage::WallClock { node: NODE, attempt: attempt(3), wall_clock_ms: Some(10) })
+        .await;
     assert_eq!(rig.leader.outcome(3).await, AttemptOutcome::WallClock { exit_code: Some(143) });
     rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_worker_finds_its_tasks_again() {
-    let mut rig = Rig::with_grants(vec![grant(NODE, 3, Some(start_task("sh -c 'echo x >> ../../shared/starts'")))], 20_000).await;
+    let mut rig = Rig::with_grants(
+        vec![grant(NODE, 3, Some(start_task("sh -c 'echo x >> ../../shared/starts'")))],
+        20_000,
+    )
+    .await;
     rig.leader.ready().await;
     rig.leader
         .run(vec![
@@ -181,7 +189,9 @@ async fn a_restarted_worker_finds_its_tasks_again() {
 async fn a_broken_stream_costs_nothing_and_fenced_attempts_end() {
     let mut rig = Rig::new(3).await;
     rig.leader.ready().await;
-    rig.leader.run(vec![launch(1, "sh -c 'sleep 0.3; exit 7'"), launch(2, "sleep 1000"), launch(3, "sleep 1000")]).await;
+    rig.leader
+        .run(vec![launch(1, "sh -c 'sleep 0.3; exit 7'"), launch(2, "sleep 1000"), launch(3, "sleep 1000")])
+        .await;
     rig.leader.started(1).await;
     rig.leader.started(2).await;
     rig.leader.hang_up();
@@ -296,7 +306,9 @@ async fn nodes_come_and_go() {
 async fn files_are_read_while_they_grow_and_cleaned_when_told() {
     let mut rig = Rig::new(1).await;
     rig.leader.ready().await;
-    rig.leader.run(vec![launch(1, "sh -c 'echo one; while [ ! -e ../go ]; do sleep 0.02; done; echo two'")]).await;
+    rig.leader
+        .run(vec![launch(1, "sh -c 'echo one; while [ ! -e ../go ]; do sleep 0.02; done; echo two'")])
+        .await;
     rig.leader.started(1).await;
     let peer = rig.identity.peer();
     let network = rig.leader.network.clone();
@@ -321,7 +333,8 @@ async fn files_are_read_while_they_grow_and_cleaned_when_told() {
     assert_eq!(ask(read(4, None), NODE).await.1, "two\n");
     let gone = ask(read(0, None), NodeKey(99)).await.0;
     assert_eq!(gone, Response::Error(lote_shared::protocol::files::Error::NodeUnavailable));
-    let directory = |task| TaskDirectory { job_id: "job".into(), task_id: "t1".into(), task: attempt(task).task };
+    let directory =
+        |task| TaskDirectory { job_id: "job".into(), task_id: "t1".into(), task: attempt(task).task };
     rig.leader.say(LeaderMessage::Clean { node: NODE, directories: vec![directory(8), directory(1)] }).await;
     rig.leader.run(vec![launch(2, "true")]).await;
     rig.leader.outcome(2).await;

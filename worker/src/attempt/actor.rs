@@ -12,7 +12,10 @@ use crate::context::{HostContext, NodeContext, guarded};
 use crate::keeper::wire::{Request, Spawn, SpawnError};
 use crate::layout::TaskLayout;
 use crate::node::machine::{Now, Work};
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle,
+    WrapFuture,
+};
 use futures::FutureExt;
 use lote_shared::model::{
     AttemptOutcome, AttemptRef, EnvironmentSetting, FailureInfo, NodeKey, OutputFile, ResourceFile, StartTask,
@@ -316,7 +319,9 @@ impl AttemptActor {
         let arguments = shell_words::split(command_line)
             .map_err(|_| "the command line has a quote that is not closed".to_owned())?;
         let text = |path: std::path::PathBuf| {
-            path.into_os_string().into_string().map_err(|_| "the data directory's name is not UTF-8".to_owned())
+            path.into_os_string()
+                .into_string()
+                .map_err(|_| "the data directory's name is not UTF-8".to_owned())
         };
         Ok(Spawn {
             key: self.key(),
@@ -336,7 +341,8 @@ impl AttemptActor {
         }
         let Some(at) = self.machine.next_tick_ms() else { return };
         let wait_ms = at.saturating_sub(self.host.clock.now().ms);
-        self.tick = Some(ctx.run_later(Duration::from_millis(wait_ms), |actor, ctx| actor.step(Input::Tick, ctx)));
+        self.tick =
+            Some(ctx.run_later(Duration::from_millis(wait_ms), |actor, ctx| actor.step(Input::Tick, ctx)));
     }
 }
 

@@ -13,7 +13,10 @@ use crate::context::{HostContext, NodeContext, guarded};
 use crate::files::Roots;
 use crate::keeper::wire::Request;
 use crate::layout::{NODE_DIRECTORIES, NodeLayout};
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, SpawnHandle,
+    WrapFuture,
+};
 use lote_shared::model::{AttemptOutcome, AttemptRef, NodeError, NodeKey};
 use lote_shared::protocol::host::{KillReason, LeaderMessage, NodeGrant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -235,7 +238,9 @@ impl NodeActor {
         for Adopted { subject, started, end } in adopted {
             let parent = ctx.address().recipient();
             let (host, context) = (Arc::clone(&self.host), Arc::clone(&self.context));
-            let Some(actor) = AttemptActor::adopt(host, context, subject.clone(), started, parent) else { continue };
+            let Some(actor) = AttemptActor::adopt(host, context, subject.clone(), started, parent) else {
+                continue;
+            };
             let actor = actor.start();
             if let Some(end) = end {
                 actor.do_send(Feed(Input::Process(end)));
@@ -252,8 +257,10 @@ impl NodeActor {
 
     /// Removal is never waited for. What cannot be removed is left to the next sweep of the same name, or the wipe.
     fn remove_directories(&self, places: Vec<Place>) {
-        let directories: Vec<_> =
-            places.iter().filter_map(|place| self.context.layout.task(&place.job_id, &place.task_id)).collect();
+        let directories: Vec<_> = places
+            .iter()
+            .filter_map(|place| self.context.layout.task(&place.job_id, &place.task_id))
+            .collect();
         tokio::task::spawn_blocking(move || {
             for task in directories {
                 if let Err(error) = remove_tree(&task.directory) {
@@ -287,7 +294,9 @@ impl NodeActor {
                 }
             }
         };
-        ctx.spawn(work.into_actor(self).map(|(), actor, ctx| actor.step(ctx, |machine, _| machine.on_wiped())));
+        ctx.spawn(
+            work.into_actor(self).map(|(), actor, ctx| actor.step(ctx, |machine, _| machine.on_wiped())),
+        );
     }
 
     /// One timer at a time. One that goes off early costs less than setting it anew with every task.

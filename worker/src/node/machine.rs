@@ -16,10 +16,12 @@
 use super::prefetch::{Prefetch, worth_telling};
 use super::retention::{Kept, Place, Retention};
 use super::start::{StartProgress, Verdict};
-use lote_shared::model::{AttemptOutcome, AttemptRef, NodeError, StartTaskInfo, StartTaskState, TaskResult, Timestamp};
+use lote_shared::model::{
+    AttemptOutcome, AttemptRef, NodeError, StartTaskInfo, StartTaskState, TaskResult, Timestamp,
+};
 use lote_shared::protocol::host::{
-    AttemptEnd, AttemptReport, HostMessage, JobPart, KillReason, NodeGrant, NodePhase, TaskChunk, TaskDirectory,
-    TaskLaunch,
+    AttemptEnd, AttemptReport, HostMessage, JobPart, KillReason, NodeGrant, NodePhase, TaskChunk,
+    TaskDirectory, TaskLaunch,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -64,7 +66,10 @@ impl Work {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Note {
     /// How the start task's last run ended, and its number.
-    StartTask { run: u32, info: StartTaskInfo },
+    StartTask {
+        run: u32,
+        info: StartTaskInfo,
+    },
     Kept(Place, Kept),
     Removed(Place),
 }
@@ -74,13 +79,23 @@ pub enum Effect {
     /// Make the node's directories; answered by [`NodeMachine::on_directories`].
     MakeDirectories,
     /// Run the start task; answered by [`NodeMachine::on_start_task_ended`].
-    RunStartTask { run: u32 },
+    RunStartTask {
+        run: u32,
+    },
     /// End the start task's run, or what it left running.
     EndStartTask,
     Start(Box<Work>),
-    Kill { attempt: AttemptRef, reason: KillReason },
-    WallClock { attempt: AttemptRef, wall_clock_ms: Option<u64> },
-    HostStopping { attempt: AttemptRef },
+    Kill {
+        attempt: AttemptRef,
+        reason: KillReason,
+    },
+    WallClock {
+        attempt: AttemptRef,
+        wall_clock_ms: Option<u64>,
+    },
+    HostStopping {
+        attempt: AttemptRef,
+    },
     Tell(HostMessage),
     /// Remove these task directories.
     RemoveDirectories(Vec<Place>),
@@ -237,7 +252,8 @@ impl NodeMachine {
 
     /// When [`NodeMachine::on_time`] is wanted.
     pub fn next_time_ms(&self, now: Now) -> Option<u64> {
-        let flush = (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flushed_ms + FLUSH_AFTER_MS);
+        let flush =
+            (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flushed_ms + FLUSH_AFTER_MS);
         let start = self.starts_due.first().map(|(due, _)| *due);
         let sweep = self.retention.next_expiry().map(|expiry| {
             let at = now.ms.saturating_add(expiry.since_ms(now.time));
@@ -264,9 +280,7 @@ impl NodeMachine {
         self.phase = match &self.start {
             None => NodePhase::Ready,
             Some(start) if start.is_completed() => match start.info.result {
-                Some(TaskResult::Failure) if start.task.wait_for_success => {
-                    NodePhase::StartTaskFailed
-                }
+                Some(TaskResult::Failure) if start.task.wait_for_success => NodePhase::StartTaskFailed,
                 _ => NodePhase::Ready,
             },
             Some(start) if start.task.wait_for_success => NodePhase::WaitingForStartTask,
@@ -402,7 +416,9 @@ impl NodeMachine {
                 None => Some("the task chunk is malformed"),
                 Some(_) if self.stopping => Some("host stopping"),
                 Some(_) if self.phase == NodePhase::Unusable => Some("the node is unusable"),
-                Some(_) if launch.slots > self.grant.slots => Some("the task needs more slots than the node has"),
+                Some(_) if launch.slots > self.grant.slots => {
+                    Some("the task needs more slots than the node has")
+                }
                 Some(_) if self.queue.len() >= QUEUE_MAX => Some("the node was given more than it asked for"),
                 Some(_) => None,
             };
@@ -497,7 +513,12 @@ impl NodeMachine {
         self.out(now, effects)
     }
 
-    pub fn on_wall_clock(&mut self, now: Now, attempt: AttemptRef, wall_clock_ms: Option<u64>) -> Vec<Effect> {
+    pub fn on_wall_clock(
+        &mut self,
+        now: Now,
+        attempt: AttemptRef,
+        wall_clock_ms: Option<u64>,
+    ) -> Vec<Effect> {
         if let Some(work) = self.queue.iter_mut().find(|work| work.launch.attempt == attempt) {
             work.launch.wall_clock_ms = wall_clock_ms;
         }
@@ -529,8 +550,11 @@ impl NodeMachine {
 
     /// The leader has these final reports for good.
     pub fn on_acknowledged(&mut self, now: Now, attempts: &[AttemptRef]) -> Vec<Effect> {
-        let known: Vec<AttemptRef> =
-            attempts.iter().filter(|attempt| self.unacknowledged.remove(attempt).is_some()).copied().collect();
+        let known: Vec<AttemptRef> = attempts
+            .iter()
+            .filter(|attempt| self.unacknowledged.remove(attempt).is_some())
+            .copied()
+            .collect();
         let effects = if known.is_empty() { vec![] } else { vec![Effect::Forget(known)] };
         self.out(now, effects)
     }

@@ -3,8 +3,8 @@
 #![allow(dead_code)]
 
 use lote_shared::model::{
-    AccountId, Attempt, AttemptOutcome, AttemptRef, HostCapacity, HostKey, NodeKey, StartTask, TaskId, TaskKey,
-    TaskSpec, Timestamp, UserIdentity,
+    AccountId, Attempt, AttemptOutcome, AttemptRef, HostCapacity, HostKey, NodeKey, StartTask, TaskId,
+    TaskKey, TaskSpec, Timestamp, UserIdentity,
 };
 use lote_shared::network::{Config, Identity, Incoming, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::host::{
