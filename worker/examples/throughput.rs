@@ -33,6 +33,13 @@ fn cpu_us(directory: &Path) -> u64 {
     sum * 10_000
 }
 
+/// User and system time of this process alone, in ticks.
+fn own_ticks() -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split_whitespace().collect();
+    (fields[12].parse().unwrap(), fields[13].parse().unwrap())
+}
+
 fn report(what: &str, tasks: u64, began: Instant, cpu: u64) {
     let seconds = began.elapsed().as_secs_f64();
     println!("{what}: {:.0} tasks/s, {} us CPU a task", tasks as f64 / seconds, cpu / tasks);
@@ -86,6 +93,7 @@ async fn whole(directory: &Path, tasks: u64) {
     leader.ready().await;
     leader.until("asks", |leader| leader.asked > 0).await;
     let (began, before) = (Instant::now(), cpu_us(directory));
+    let own = own_ticks();
     let (mut sent, mut ended, mut asked) = (0, 0, 0);
     while ended < tasks {
         let room = u64::from(leader.asked).saturating_sub(sent - ended).min(tasks - sent);
@@ -99,7 +107,10 @@ async fn whole(directory: &Path, tasks: u64) {
         leader.forget_heard();
     }
     report("whole worker", tasks, began, cpu_us(directory) - before);
-    println!("asked for up to {asked} slots");
+    let (user, system) = own_ticks();
+    let share = |ticks: u64, before: u64| (ticks - before) * 10_000 / tasks;
+    println!("  of it in this process: {} us user, {} us system", share(user, own.0), share(system, own.1));
+    println!("  asked for up to {asked} slots");
     worker.shutdown(Duration::from_secs(1)).await;
 }
 
