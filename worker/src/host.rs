@@ -468,7 +468,7 @@ fn exited_end(exit: Exit) -> ProcessEnd {
 fn subject(name: Name, kept: Kept, grant: &NodeGrant) -> Option<(Subject, u64)> {
     match (name, kept) {
         (Name::Task(attempt), Kept::Task { started_ms, job, launch }) if launch.attempt == attempt => {
-            Some((Subject::Task(Box::new(Work { job: Arc::new(job), launch })), started_ms))
+            Some((Subject::Task(Box::new(Work { job: Arc::new(job), launch: *launch })), started_ms))
         }
         (Name::Start(run), Kept::Start { started_ms }) => {
             let task = Box::new(grant.start_task.clone()?);

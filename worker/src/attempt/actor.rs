@@ -68,7 +68,7 @@ pub fn parse_key(key: &str) -> Option<(NodeKey, Name)> {
 /// What the keeper holds for us: enough to go on with the attempt after a restart of the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Kept {
-    Task { started_ms: u64, job: JobPart, launch: TaskLaunch },
+    Task { started_ms: u64, job: JobPart, launch: Box<TaskLaunch> },
     Start { started_ms: u64 },
 }
 
@@ -232,7 +232,7 @@ impl AttemptActor {
                     let directories = self.directories.clone();
                     let work = tokio::task::spawn_blocking(move || directories::prepare(&directories));
                     let work = async move { work.await.map_err(|fault| fault.to_string()) };
-                    self.spawn_step(work, |result| Input::Prepared(result), ctx);
+                    self.spawn_step(work, Input::Prepared, ctx);
                 }
                 Effect::Fetch => {
                     let (host, working) = (Arc::clone(&self.host), self.directories.working());
@@ -308,7 +308,7 @@ impl AttemptActor {
                 let kept = Kept::Task {
                     started_ms: self.started.ms,
                     job: (*work.job).clone(),
-                    launch: work.launch.clone(),
+                    launch: Box::new(work.launch.clone()),
                 };
                 (&work.launch.spec.command_line, false, kept)
             }

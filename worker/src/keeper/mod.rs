@@ -160,7 +160,7 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(4) {
         start("spawner", |keeper| keeper.run_spawner())?;
     }
-    start("warden", |keeper| warden::run(keeper))?;
+    start("warden", warden::run)?;
     start("signals", |keeper| {
         while let Ok(signal) = sys::wait_for_termination() {
             // The hang-up of a terminal is none of our business.

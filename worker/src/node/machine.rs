@@ -30,7 +30,9 @@ use std::sync::Arc;
 const SHORT_TASK_MS: u64 = 50;
 /// Reports are gathered this long after the last message of reports, ...
 const FLUSH_AFTER_MS: u64 = 2;
-/// ... or until there are so many.
+/// ... or so long while queued tasks keep the slots busy (a message saved is then worth more than its milliseconds),
+const FLUSH_AFTER_BUSY_MS: u64 = 8;
+/// or until there are so many.
 const FLUSH_AT_COUNT: usize = 256;
 /// Expired directories are looked for at most this often, and removed so many at a time.
 const SWEEP_EVERY_MS: u64 = 10_000;
@@ -252,8 +254,7 @@ impl NodeMachine {
 
     /// When [`NodeMachine::on_time`] is wanted.
     pub fn next_time_ms(&self, now: Now) -> Option<u64> {
-        let flush =
-            (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flushed_ms + FLUSH_AFTER_MS);
+        let flush = (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flush_due_ms());
         let start = self.starts_due.first().map(|(due, _)| *due);
         let sweep = self.retention.next_expiry().map(|expiry| {
             let at = now.ms.saturating_add(expiry.since_ms(now.time));
@@ -663,9 +664,13 @@ impl NodeMachine {
         }
     }
 
+    fn flush_due_ms(&self) -> u64 {
+        self.flushed_ms + if self.queue.is_empty() { FLUSH_AFTER_MS } else { FLUSH_AFTER_BUSY_MS }
+    }
+
     /// At once after a pause, else gathered for a moment.
     fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let due = now.ms >= self.flushed_ms + FLUSH_AFTER_MS || self.leaving == Leaving::Ending;
+        let due = now.ms >= self.flush_due_ms() || self.leaving == Leaving::Ending;
         if self.pending.is_empty() && (self.notes.is_empty() || !due) {
             return;
         }

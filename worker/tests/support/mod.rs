@@ -72,10 +72,13 @@ pub fn launch(task: u64, command_line: &str) -> TaskLaunch {
     }
 }
 
-/// Also says what the worker does: `LOTE_TEST_LOG=1 cargo test … -- --nocapture`.
 pub async fn worker(directory: &Path, leader: &Leader, identity: &Identity) -> Worker {
     let capacity = HostCapacity { cores: 2, memory_mib: 1024, disk_mib: 1024, labels: vec![] };
-    let keeper = vec![env!("CARGO_BIN_EXE_lote-test-keeper").into()];
+    let keeper = match option_env!("CARGO_BIN_EXE_lote-test-keeper") {
+        Some(program) => vec![program.into()],
+        // In an example, which starts itself.
+        None => vec![std::env::current_exe().unwrap().into(), "keeper".into()],
+    };
     let coordinator = (leader.network.peer(), leader.network.addresses());
     let mut config =
         WorkerConfig::new(directory.join("data"), "host".into(), vec![coordinator], capacity, keeper);
