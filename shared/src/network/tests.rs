@@ -235,6 +235,24 @@ async fn many_opens_at_once_to_one_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_opens_does_not_end_the_connection() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    echo(&worker, Protocol::Files);
+    let mut session = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let (_, mut held) = within("accept", session.next()).await.unwrap();
+    let opens = (0..1_000).map(|_| {
+        let (network, peer) = (coordinator.clone(), worker.peer());
+        tokio::spawn(async move { network.open(peer, Protocol::Files).await.map(drop) })
+    });
+    for opened in within("flood", futures::future::join_all(opens)).await {
+        assert!(matches!(opened.unwrap(), Ok(()) | Err(OpenError::Busy)));
+    }
+    stream.send(&1_u8).await.unwrap();
+    assert_eq!(within("receive", held.receive::<u8>()).await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_per_peer_are_limited_and_come_back() {
     let coordinator = start().await;
     let (worker, other) = (start().await, start().await);
@@ -605,4 +623,100 @@ async fn opens_that_cannot_work() {
     assert_eq!(open(other).await, OpenError::NotAllowed { peer: other, protocol: Protocol::Data });
     network.set_allowed([(other, Role::Worker)].into());
     assert_eq!(open(other).await, OpenError::NoAddress(other));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_role_ends_what_the_old_role_held() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    echo(&coordinator, Protocol::Raft);
+    let mut incoming = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let _held = within("accept", incoming.next()).await.unwrap();
+    coordinator.set_allowed([(worker.peer(), Role::Coordinator)].into());
+    assert!(within("cut", stream.receive::<u8>()).await.is_err());
+    within("echo", echo_once(&worker, coordinator.peer(), Protocol::Raft)).await.unwrap();
+    let error =
+        within("refusal", worker.open(coordinator.peer(), Protocol::Session)).await.map(drop).unwrap_err();
+    assert!(matches!(error, OpenError::Refused { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_ends_with_its_last_handle() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    let mut incoming = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let _held = within("accept", incoming.next()).await.unwrap();
+    drop(coordinator);
+    assert!(within("end", incoming.next()).await.is_none());
+    assert!(within("cut", stream.receive::<u8>()).await.is_err());
+}
+
+/// Forwards connections to `target` until it is told to freeze: then both sides' sockets stay open and nothing moves
+/// any more, as after a power loss.
+async fn freezable_link(target: &Multiaddr) -> (Multiaddr, CancellationToken) {
+    let mut parts = target.iter();
+    let (Some(MultiaddrProtocol::Ip4(ip)), Some(MultiaddrProtocol::Tcp(port))) = (parts.next(), parts.next())
+    else {
+        panic!("{target}")
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port()).parse().unwrap();
+    let freeze = CancellationToken::new();
+    let frozen = freeze.clone();
+    tokio::spawn(async move {
+        while let Ok((mut inbound, _)) = listener.accept().await {
+            let frozen = frozen.clone();
+            let mut outbound = tokio::net::TcpStream::connect((ip, port)).await.unwrap();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound) => {}
+                    () = frozen.cancelled() => std::future::pending::<()>().await,
+                }
+            });
+        }
+    });
+    (address, freeze)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_peer_is_given_up_even_if_nothing_can_be_written_to_it() {
+    let coordinator = start().await;
+    let mut pinging = config();
+    pinging.ping_interval = Duration::from_millis(100);
+    pinging.ping_timeout = Duration::from_millis(500);
+    let worker = Network::start(pinging).await.unwrap();
+    let members: BTreeMap<_, _> =
+        [(coordinator.peer(), Role::Coordinator), (worker.peer(), Role::Worker)].into();
+    coordinator.set_allowed(members.clone());
+    worker.set_allowed(members);
+    let (link, freeze) = freezable_link(&coordinator.addresses()[0]).await;
+    worker.add_address(coordinator.peer(), link);
+    echo(&coordinator, Protocol::Session);
+    let mut incoming = coordinator.accept(Protocol::Data).unwrap();
+    let mut events = worker.connections();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Data)).await.unwrap();
+    let (_, mut theirs) = within("accept", incoming.next()).await.unwrap();
+    tokio::spawn(async move { tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await });
+    assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Connected(coordinator.peer()));
+    assert_eq!(worker.connected(), [coordinator.peer()].into());
+
+    // Written until long after the link froze, so that the sockets' buffers are full and no farewell gets through.
+    let writing = tokio::spawn(async move {
+        let block = vec![0; 64 * 1024];
+        loop {
+            if let Err(error) = stream.write_all(&block).await {
+                return error;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    freeze.cancel();
+
+    let event = within("event", events.recv()).await.unwrap();
+    assert_eq!(event, ConnectionEvent::Disconnected(coordinator.peer()));
+    within("end of the stream", writing).await.unwrap();
+    assert!(worker.connected().is_empty());
+    // By another way it is reached at once; the dead connection is in nobody's way.
+    worker.add_address(coordinator.peer(), coordinator.addresses()[0].clone());
+    within("echo", echo_once(&worker, coordinator.peer(), Protocol::Session)).await.unwrap();
 }
