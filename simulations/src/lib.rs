@@ -1,1 +1,3 @@
-//! Stub.
+//! The simulator. (In progress.)
+
+pub mod world;
