@@ -1,1 +1,2 @@
-//! Stub.
+//! The worker.
+pub mod keeper;
