@@ -74,7 +74,8 @@ pub struct PoolPatch {
     pub fill_type: Change<lote_shared::model::FillType>,
     pub job_order: Change<lote_shared::model::JobOrder>,
     pub inter_node_communication: Change<bool>,
-    /// Echoed members to set: a JSON object as text, merged at top level into the stored one.
+    /// Echoed members to set: a JSON object as text, merged at top level into the stored one; `null` removes a
+    /// member.
     pub echo: Change<String>,
 }
 
@@ -88,6 +89,7 @@ pub struct JobPatch {
     pub pool: Change<PoolId>,
     pub on_all_tasks_complete: Change<AllTasksAction>,
     pub metadata: Change<Vec<MetadataItem>>,
+    /// As [`PoolPatch::echo`].
     pub echo: Change<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Keys of store rows: `[account u32][table u8][key…]`, all big-endian, so that rows of one table of one account
 //! are neighbours and rows of counted records are written in order (sled needs that; `docs/dependencies.md`).
 
+use super::command::CursorKey;
 use lote_shared::model::{AccountId, HostKey, JobKey, NodeKey, PoolKey, TaskKey};
 
 /// The account of rows that belong to the cluster as a whole.
@@ -52,9 +53,10 @@ impl Table {
         Table::ALL.into_iter().find(|table| *table as u8 == byte)
     }
 
-    /// Whether [`super::Cluster::load`] wants its rows.
+    /// Whether [`super::Cluster::load`] wants its rows. The cold parts of pools and jobs are among them, because a
+    /// patch changes single members of them.
     pub fn is_hot(self) -> bool {
-        !matches!(self, Table::PoolCold | Table::JobCold | Table::TaskCold | Table::Applied)
+        !matches!(self, Table::TaskCold | Table::Applied)
     }
 }
 
@@ -104,4 +106,40 @@ pub fn node(account: AccountId, node: NodeKey) -> Vec<u8> {
 
 pub fn host(host: HostKey) -> Vec<u8> {
     key(CLUSTER, Table::Host, &host.0.to_be_bytes())
+}
+
+pub fn account(account: AccountId) -> Vec<u8> {
+    key(CLUSTER, Table::Account, &account.0.to_be_bytes())
+}
+
+/// Counters and clock of the state.
+pub fn meta() -> Vec<u8> {
+    key(CLUSTER, Table::Meta, &[0])
+}
+
+/// A remembered answer, by the order of remembering.
+pub fn remembered(sequence: u64) -> Vec<u8> {
+    let mut rest = [0; 9];
+    rest[0] = 1;
+    rest[1..].copy_from_slice(&sequence.to_be_bytes());
+    key(CLUSTER, Table::Meta, &rest)
+}
+
+/// A node that went, kept by name.
+pub fn departed(node: NodeKey) -> Vec<u8> {
+    let mut rest = [0; 5];
+    rest[0] = 2;
+    rest[1..].copy_from_slice(&node.0.to_be_bytes());
+    key(CLUSTER, Table::Meta, &rest)
+}
+
+pub fn cursor(cursor: CursorKey) -> Vec<u8> {
+    let (tag, number) = match cursor {
+        CursorKey::Job(job) => (0, job.0),
+        CursorKey::Pool(pool) => (1, pool.0),
+        CursorKey::Node(node) => (2, node.0),
+    };
+    let mut rest = [tag; 5];
+    rest[1..].copy_from_slice(&number.to_be_bytes());
+    key(CLUSTER, Table::Cursor, &rest)
 }

@@ -8,14 +8,39 @@
 //! environments) is *cold*: written to the store as given and never looked at here.
 //! After a restart [`Cluster::load`] rebuilds memory from the hot rows.
 
+//!
+//! Where to read on: [`Cluster::apply`] for the order of things, `attempts` for the heart of it (who may run what,
+//! and what an end means), `cursors` for work longer than one apply, `index` for what is kept beside the records,
+//! `query` for what others may ask, [`invariants`] for what always holds.
+
+mod attempts;
 pub mod blobs;
 mod cluster;
 pub mod command;
+mod condition;
+mod cursors;
+mod hosts;
+mod idempotency;
+mod index;
+mod jobs;
 pub mod keys;
+mod nodes;
+mod pools;
+pub mod query;
 pub mod records;
 pub mod reply;
+mod step;
+mod table;
+mod tasks;
+pub mod testing;
 
-pub use cluster::{Batch, Cluster, Event, LoadError, Stamp};
+pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
+pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
+pub use index::{Deadline, NodeCounts, NodeLoad};
+pub use jobs::{EMPTY_GRACE_MS, JOBS_ACTIVE_MAX};
+pub use nodes::DEPARTED_MAX;
+pub use pools::POOLS_MAX;
+pub use step::RECORDS_MAX;
 pub use command::{Action, Command, Condition, IdempotencyKey};
 pub use records::*;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};

@@ -10,4 +10,4 @@ pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
 pub use node::{NodeRecord, RecentTask};
 pub use pool::PoolRecord;
-pub use task::{TaskPlace, TaskRecord};
+pub use task::{Ending, TaskPlace, TaskRecord};
