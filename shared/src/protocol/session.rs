@@ -1,1 +1,0 @@
-//! Numbering, acknowledgement and resend. (In progress.)
