@@ -1,2 +1,4 @@
 //! The worker.
+pub mod attempt;
 pub mod keeper;
+pub mod layout;

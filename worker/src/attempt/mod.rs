@@ -1,0 +1,16 @@
+//! One attempt of a task on this host: prepare → fetch → launch → wait → collect → upload → report
+//! (`task-execution.md` §2).
+//!
+//! * [`machine`]: what comes next and what the outcome is; pure.
+//! * [`environment`], [`pattern`]: what the process sees, which files an output pattern means; pure but for looking.
+//! * [`transfer`]: the trait through which files come and go; [`http`] is its first implementation.
+//! * [`fetch`], [`upload`], [`directories`]: the steps that touch disk and network.
+
+pub mod directories;
+pub mod environment;
+pub mod fetch;
+pub mod http;
+pub mod machine;
+pub mod pattern;
+pub mod transfer;
+pub mod upload;
