@@ -48,10 +48,16 @@ fn clamp(time: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
 
 /// What an end means for the task.
 enum Verdict {
-    Complete { exit_code: Option<i32>, failure: Option<FailureInfo> },
+    Complete {
+        exit_code: Option<i32>,
+        failure: Option<FailureInfo>,
+    },
     Retry,
     /// Back to the queue; `requeued` = on somebody's request.
-    Again { requeued: bool, fault: bool },
+    Again {
+        requeued: bool,
+        fault: bool,
+    },
 }
 
 /// The end of a task's life in the queue.
@@ -69,7 +75,8 @@ fn judge(task: &TaskRecord, end: &AttemptEnd, started: bool) -> Verdict {
             Verdict::Complete { exit_code: Some(0), failure: upload.clone() }
         }
         AttemptOutcome::Exited { exit_code, .. } => {
-            let left = u32::try_from(task.constraints.max_retry_count).map_or(true, |max| task.retry_count < max);
+            let left =
+                u32::try_from(task.constraints.max_retry_count).map_or(true, |max| task.retry_count < max);
             if left {
                 return Verdict::Retry;
             }
@@ -149,7 +156,8 @@ impl Cluster {
     pub(super) fn recalled(&mut self, step: &mut Step, node: NodeKey, attempts: &[AttemptRef]) -> Reply {
         check_size(attempts.len())?;
         for attempt in attempts {
-            let Some(task) = self.tasks.get(attempt.task).filter(|task| task.attempt == attempt.attempt) else {
+            let Some(task) = self.tasks.get(attempt.task).filter(|task| task.attempt == attempt.attempt)
+            else {
                 continue;
             };
             match task.place {
@@ -197,8 +205,7 @@ impl Cluster {
             (TaskPlace::Assigned { at, .. }, _, Some(end)) => {
                 let from = clamp(report.started.unwrap_or(end.at), at, step.now);
                 // An attempt whose work never began ends where it stands.
-                let began =
-                    report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
+                let began = report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
                 self.attempt_ended(step, key, node, began.then_some(from), end);
             }
             (TaskPlace::Running { .. }, _, Some(end)) => self.attempt_ended(step, key, node, None, end),
@@ -401,7 +408,8 @@ impl Cluster {
         check_size(tasks.len())?;
         for key in tasks {
             let place = self.tasks.get(*key).map(|task| task.place);
-            if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX) {
+            if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX)
+            {
                 self.change_task(step, *key, |task| task.place = TaskPlace::Ready);
             }
         }

@@ -16,7 +16,9 @@ use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
 use super::table::TaskTable;
 use super::{Command, Reply, keys};
-use lote_shared::model::{AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, TaskKey, Timestamp};
+use lote_shared::model::{
+    AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, TaskKey, Timestamp,
+};
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{KillReason, TaskDirectory};
 use serde::de::DeserializeOwned;
@@ -213,7 +215,9 @@ impl Cluster {
                 self.put_task(step, job, task, condition, limits)
             }
             Action::TaskTerminate { job, task, condition } => self.terminate_task(step, job, task, condition),
-            Action::TaskReactivate { job, task, condition } => self.reactivate_task(step, job, task, condition),
+            Action::TaskReactivate { job, task, condition } => {
+                self.reactivate_task(step, job, task, condition)
+            }
             Action::TaskDelete { job, task, condition } => self.delete_task(step, job, task, condition),
             Action::Assign { node, tasks } => self.assign(step, *node, tasks),
             Action::Recalled { node, attempts } => self.recalled(step, *node, attempts),
@@ -291,7 +295,12 @@ impl Cluster {
     }
 
     /// Changes a task: writes its row, moves its index entries, and has its job and node looked at again.
-    pub(super) fn change_task(&mut self, step: &mut Step, key: TaskKey, change: impl FnOnce(&mut TaskRecord)) {
+    pub(super) fn change_task(
+        &mut self,
+        step: &mut Step,
+        key: TaskKey,
+        change: impl FnOnce(&mut TaskRecord),
+    ) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let before = Standing::of(task);
         change(task);
@@ -425,7 +434,9 @@ impl Cluster {
             self.tasks.iter().map(|task| (task.key, task.job, task.id.clone(), Standing::of(task))).collect();
         for (key, job, id, standing) in tasks {
             let Some(record) = self.jobs.get_mut(&job) else {
-                return Err(LoadError::Inconsistent(format!("task {key} belongs to job {job}, which is missing")));
+                return Err(LoadError::Inconsistent(format!(
+                    "task {key} belongs to job {job}, which is missing"
+                )));
             };
             record.tasks.insert(id, key);
             self.move_standing(key, job, None, Some(standing));

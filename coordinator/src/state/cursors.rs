@@ -32,7 +32,9 @@ pub(super) enum NodeWork {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Work {
     /// What the job's state asks for; `force` = do not wait for nodes to confirm.
-    Job { force: bool },
+    Job {
+        force: bool,
+    },
     /// All its nodes leave.
     PoolDelete,
     /// Nodes that still wait for their tasks stay.

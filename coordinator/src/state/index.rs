@@ -7,8 +7,8 @@
 use super::records::{AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts};
 use super::records::{TaskPlace, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, TaskId, TaskKey, TaskResult,
-    Timestamp,
+    JobCold, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, TaskId, TaskKey,
+    TaskResult, Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -260,7 +260,9 @@ impl Standing {
         match task.place {
             TaskPlace::Ready => standing.ready = !closing,
             // What waits for ever is due never.
-            TaskPlace::Waiting { until } => standing.due = Some(until).filter(|until| *until < Timestamp::MAX),
+            TaskPlace::Waiting { until } => {
+                standing.due = Some(until).filter(|until| *until < Timestamp::MAX)
+            }
             TaskPlace::Assigned { node, .. } => standing.held = Some((node, Hold::Assigned)),
             TaskPlace::Running { node } => {
                 standing.shown = Shown::Running;

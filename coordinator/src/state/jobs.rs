@@ -192,9 +192,11 @@ impl Cluster {
             record.version = version;
             record.priority = patch.priority.unwrap_or(record.priority);
             record.max_parallel_tasks = patch.max_parallel_tasks.unwrap_or(record.max_parallel_tasks);
-            record.allow_task_preemption = patch.allow_task_preemption.unwrap_or(record.allow_task_preemption);
+            record.allow_task_preemption =
+                patch.allow_task_preemption.unwrap_or(record.allow_task_preemption);
             record.constraints = patch.constraints.unwrap_or(record.constraints);
-            record.on_all_tasks_complete = patch.on_all_tasks_complete.unwrap_or(record.on_all_tasks_complete);
+            record.on_all_tasks_complete =
+                patch.on_all_tasks_complete.unwrap_or(record.on_all_tasks_complete);
             if let Some(pool) = patch.pool.as_ref().filter(|_| moves) {
                 record.pool = pool.clone();
             }

@@ -19,9 +19,11 @@ mod cluster;
 pub mod command;
 mod condition;
 mod cursors;
+mod digest;
 mod hosts;
 mod idempotency;
 mod index;
+pub mod invariants;
 mod jobs;
 pub mod keys;
 mod nodes;
@@ -36,11 +38,14 @@ pub mod testing;
 
 pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
+pub use command::{Action, Command, Condition, IdempotencyKey};
 pub use index::{Deadline, NodeCounts, NodeLoad};
 pub use jobs::{EMPTY_GRACE_MS, JOBS_ACTIVE_MAX};
 pub use nodes::DEPARTED_MAX;
 pub use pools::POOLS_MAX;
-pub use step::RECORDS_MAX;
-pub use command::{Action, Command, Condition, IdempotencyKey};
 pub use records::*;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
+pub use step::RECORDS_MAX;
+
+#[cfg(test)]
+mod tests;

@@ -67,8 +67,8 @@ impl Cluster {
     pub(super) fn enter_pool(&mut self, pool: Pool) -> Result<(), LoadError> {
         let record = &pool.record;
         let account = self.accounts.get_mut(&record.account);
-        let account = account
-            .ok_or_else(|| LoadError::Inconsistent(format!("pool {} has no account", record.key)))?;
+        let account =
+            account.ok_or_else(|| LoadError::Inconsistent(format!("pool {} has no account", record.key)))?;
         account.pools.insert(record.id.clone(), record.key);
         account.pools_in_order.insert(record.key);
         self.pools.insert(record.key, pool);

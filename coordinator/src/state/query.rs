@@ -10,8 +10,8 @@ use super::records::{
     AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold, PoolId, PoolKey, TaskId,
-    TaskKey, Timestamp,
+    AccountId, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold, PoolId, PoolKey,
+    TaskId, TaskKey, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,22 +43,42 @@ pub struct HeldAttempt {
 /// Why an active task does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
-    JobNotActive { state: JobState },
+    JobNotActive {
+        state: JobState,
+    },
     /// Its retry is due then.
-    Backoff { until: Timestamp },
+    Backoff {
+        until: Timestamp,
+    },
     /// Older than a task may be to start.
     TooOld,
     /// Its node has not confirmed that the run before has ended.
-    PreviousRunEnding { node: NodeKey },
-    ParallelLimit { limit: i32 },
+    PreviousRunEnding {
+        node: NodeKey,
+    },
+    ParallelLimit {
+        limit: i32,
+    },
     /// A node has it and will start it.
-    Assigned { node: NodeKey },
-    NoPool { pool: PoolId },
+    Assigned {
+        node: NodeKey,
+    },
+    NoPool {
+        pool: PoolId,
+    },
     /// None of the pool's nodes takes tasks now.
-    NoReadyNode { nodes: u32 },
+    NoReadyNode {
+        nodes: u32,
+    },
     /// No node of the pool has that many slots.
-    TooLarge { needs: u16, largest: u16 },
-    NoFreeSlots { needs: u16, free: u32 },
+    TooLarge {
+        needs: u16,
+        largest: u16,
+    },
+    NoFreeSlots {
+        needs: u16,
+        free: u32,
+    },
     /// It will be given out next.
     Dispatching,
 }
@@ -72,11 +92,15 @@ impl fmt::Display for WaitReason {
             WaitReason::PreviousRunEnding { node } => {
                 write!(f, "node {node} has not confirmed that its previous run has ended")
             }
-            WaitReason::ParallelLimit { limit } => write!(f, "its job runs maxParallelTasks = {limit} already"),
+            WaitReason::ParallelLimit { limit } => {
+                write!(f, "its job runs maxParallelTasks = {limit} already")
+            }
             WaitReason::Assigned { node } => write!(f, "node {node} has it and will start it"),
             WaitReason::NoPool { pool } => write!(f, "there is no pool `{pool}`"),
             WaitReason::NoReadyNode { nodes: 0 } => f.write_str("its pool has no nodes"),
-            WaitReason::NoReadyNode { nodes } => write!(f, "none of the {nodes} nodes of its pool takes tasks"),
+            WaitReason::NoReadyNode { nodes } => {
+                write!(f, "none of the {nodes} nodes of its pool takes tasks")
+            }
             WaitReason::TooLarge { needs, largest } => {
                 write!(f, "needs {needs} slots, the largest node has {largest}")
             }
@@ -93,6 +117,11 @@ impl Cluster {
     /// The latest time that was applied.
     pub fn clock(&self) -> Timestamp {
         self.meta.clock
+    }
+
+    /// Commands whose answers are remembered.
+    pub fn answers_remembered(&self) -> usize {
+        self.answers.len()
     }
 
     pub fn account(&self, id: AccountId) -> Option<&AccountRecord> {
@@ -244,7 +273,8 @@ impl Cluster {
         account: AccountId,
         position: Option<&'a JobId>,
     ) -> impl Iterator<Item = &'a JobRecord> {
-        let order = self.accounts.get(&account).map(|account| account.jobs.range::<JobId, _>(after(position)));
+        let order =
+            self.accounts.get(&account).map(|account| account.jobs.range::<JobId, _>(after(position)));
         order.into_iter().flatten().filter_map(|(_, key)| self.job(*key))
     }
 
@@ -311,18 +341,21 @@ impl Cluster {
     }
 
     fn explain_place(&self, job: &Job, needs: u16) -> WaitReason {
-        let pool = self.accounts.get(&job.record.account).and_then(|account| account.pools.get(&job.record.pool));
+        let pool =
+            self.accounts.get(&job.record.account).and_then(|account| account.pools.get(&job.record.pool));
         let Some(pool) = pool.and_then(|key| self.pools.get(key)) else {
             return WaitReason::NoPool { pool: job.record.pool.clone() };
         };
-        let accepting = || pool.nodes.iter().filter_map(|key| self.nodes.get(key)).filter(|n| self.accepts(n));
+        let accepting =
+            || pool.nodes.iter().filter_map(|key| self.nodes.get(key)).filter(|n| self.accepts(n));
         let Some(largest) = accepting().map(|node| node.record.slots).max() else {
             return WaitReason::NoReadyNode { nodes: u32::try_from(pool.nodes.len()).unwrap_or(u32::MAX) };
         };
         if largest < needs {
             return WaitReason::TooLarge { needs, largest };
         }
-        let free = accepting().map(|node| u32::from(node.record.slots).saturating_sub(node.load.slots())).max();
+        let free =
+            accepting().map(|node| u32::from(node.record.slots).saturating_sub(node.load.slots())).max();
         match free.unwrap_or(0) {
             free if free < u32::from(needs) => WaitReason::NoFreeSlots { needs, free },
             _ => WaitReason::Dispatching,

@@ -42,8 +42,10 @@ impl TaskTable {
     /// Puts a task in; one of the same key is replaced.
     pub fn insert(&mut self, task: TaskRecord) {
         let (leaf, slot) = split(task.key);
-        let leaf =
-            self.leaves.entry(leaf).or_insert_with(|| Box::new(Leaf { used: 0, slots: [const { None }; LEAF] }));
+        let leaf = self
+            .leaves
+            .entry(leaf)
+            .or_insert_with(|| Box::new(Leaf { used: 0, slots: [const { None }; LEAF] }));
         if leaf.slots[slot].replace(Box::new(task)).is_none() {
             leaf.used += 1;
             self.len += 1;

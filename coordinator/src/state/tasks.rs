@@ -131,11 +131,8 @@ impl Cluster {
         let version = self.next_version(step);
         self.change_task(step, key, |task| {
             task.version = version;
-            task.constraints = TaskConstraints {
-                max_wall_clock,
-                retention,
-                max_retry_count: retries.unwrap_or(default),
-            };
+            task.constraints =
+                TaskConstraints { max_wall_clock, retention, max_retry_count: retries.unwrap_or(default) };
         });
         if let Some(node) = node {
             let wall_clock_ms = max_wall_clock.as_limit_ms();

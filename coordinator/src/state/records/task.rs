@@ -2,8 +2,8 @@
 
 use super::super::reply::Version;
 use lote_shared::model::{
-    AccountId, Attempt, AttemptRef, FailureInfo, JobKey, NodeKey, TaskConstraints, TaskId, TaskKey, TaskResult,
-    TaskState, Timestamp,
+    AccountId, Attempt, AttemptRef, FailureInfo, JobKey, NodeKey, TaskConstraints, TaskId, TaskKey,
+    TaskResult, TaskState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,8 @@
+//! Scenarios of the specs as far as the core decides them; named after their rows.
+
+mod attempts;
+mod jobs;
+mod pools;
+mod random;
+mod replay;
+mod tasks;

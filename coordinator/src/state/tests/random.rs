@@ -1,0 +1,325 @@
+//! Random histories, sensible and nonsensical: the state never panics, the invariants hold after every command, what is
+//! rebuilt from the rows equals what was there, and the same log gives the same rows.
+
+use crate::state::command::{
+    Action, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, TaskAdd,
+};
+use crate::state::invariants::Watch;
+use crate::state::testing::*;
+use crate::state::{Batch, Cluster, Ending, TaskPlace, TaskRecord};
+use lote_shared::model::*;
+use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers that an action is made of; taken modulo what there is, with a little room for what there is not.
+type Op = (u8, u16, u16, u16);
+
+const OPTIONS: [DeallocationOption; 4] = [
+    DeallocationOption::Requeue,
+    DeallocationOption::Terminate,
+    DeallocationOption::TaskCompletion,
+    DeallocationOption::RetainedData,
+];
+const DISABLES: [DisableTasks; 3] = [DisableTasks::Wait, DisableTasks::Requeue, DisableTasks::Terminate];
+const PHASES: [NodePhase; 8] = [
+    NodePhase::Starting,
+    NodePhase::WaitingForStartTask,
+    NodePhase::StartTaskFailed,
+    NodePhase::Unusable,
+    NodePhase::Ready,
+    NodePhase::Ready,
+    NodePhase::Ready,
+    NodePhase::Ready,
+];
+
+fn pick<T: Copy>(from: &[T], n: u16) -> T {
+    from[usize::from(n) % from.len()]
+}
+
+fn outcome(n: u16) -> AttemptOutcome {
+    match n % 8 {
+        0 | 1 => exited(0),
+        2 | 3 => exited(1),
+        4 => AttemptOutcome::NotStarted(FailureInfo::user("BlobNotFound", "gone")),
+        5 => AttemptOutcome::WallClock { exit_code: Some(137) },
+        6 => killed(),
+        _ => AttemptOutcome::Lost { reason: "test".to_owned() },
+    }
+}
+
+/// Attempts to speak of: mostly those that nodes hold.
+fn attempts(cluster: &Cluster, node: NodeKey, a: u16, b: u16) -> Vec<AttemptRef> {
+    let held: Vec<_> = cluster.attempts_on(node).map(|held| held.attempt).collect();
+    let count = usize::from(b % 4) + 1;
+    let mut out: Vec<_> =
+        held.iter().cycle().skip(usize::from(a)).take(count.min(held.len())).copied().collect();
+    if b.is_multiple_of(5) {
+        out.push(AttemptRef { task: TaskKey(u64::from(a % 40)), attempt: Attempt(u32::from(b % 4)) });
+    }
+    out
+}
+
+fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
+    let pool = pool_id(&format!("p{}", a % 2));
+    let job = job_id(&format!("j{}", a % 3));
+    let task = task_id(&format!("t{}", b % 12));
+    let condition = match c % 16 {
+        0 => Condition { if_match: Some(vec!["0x1".to_owned()]), ..Condition::default() },
+        _ => Condition::default(),
+    };
+    let nodes: Vec<_> = cluster.all_nodes().map(|node| node.key).chain([NodeKey(77)]).collect();
+    let accepting: Vec<_> = nodes.iter().copied().filter(|node| cluster.node_accepts(*node)).collect();
+    let node =
+        if accepting.is_empty() || c.is_multiple_of(5) { pick(&nodes, a) } else { pick(&accepting, a) };
+    let host = HostKey(u32::from(a % 4));
+    match kind % 72 {
+        0 | 1 => {
+            let mut spec = pool_spec(pool.as_str(), u32::from(b % 4), c % 4 + 1);
+            spec.target_low_priority = u32::from(c % 2);
+            Action::PoolAdd { spec: Box::new(spec) }
+        }
+        2 if b.is_multiple_of(2) => Action::PoolResize {
+            pool,
+            condition,
+            dedicated: Some(u32::from(b % 4)),
+            low_priority: Some(u32::from(c % 3)),
+            timeout: Span::from_secs(300),
+            option: pick(&OPTIONS, c),
+        },
+        2 => Action::NodeReport {
+            node: pick(&nodes, c),
+            phase: NodePhase::Ready,
+            start_task: None,
+            errors: Vec::new(),
+        },
+        3 if b.is_multiple_of(12) => Action::PoolDelete { pool, condition },
+        3 => Action::PoolStopResize { pool, condition },
+        4 => Action::PoolSettled { pool: PoolKey(u32::from(a % 4)), errors: Vec::new() },
+        5 => {
+            let patch = PoolPatch { vm_size: Some("x".to_owned()), ..PoolPatch::default() };
+            Action::PoolPatch { pool, condition, patch: Box::new(patch) }
+        }
+        6 | 7 => Action::HostJoined {
+            peer: format!("peer-{}", a % 3),
+            name: (a % 3).to_string(),
+            boot: BootId(1 + u64::from(b % 64 / 63)),
+            capacity: capacity(4),
+            address: String::new(),
+            software: String::new(),
+        },
+        8 => match b % 8 {
+            0 => Action::HostLost { host },
+            1 | 2 => Action::HostUnknown { host },
+            _ => Action::HostJoined {
+                peer: "peer-0".to_owned(),
+                name: "0".to_owned(),
+                boot: BootId(1),
+                capacity: capacity(4),
+                address: String::new(),
+                software: String::new(),
+            },
+        },
+        9..=11 => Action::NodeGrant {
+            pool: PoolKey(u32::from(a % 5)),
+            host: HostKey(u32::from(b % 4)),
+            node_id: format!("tvm-{b}"),
+            dedicated: c % 2 == 0,
+        },
+        12 if b.is_multiple_of(4) => Action::NodeRevoke { node, option: pick(&OPTIONS, b) },
+        12 => Action::NodeReport {
+            node: pick(&nodes, a),
+            phase: NodePhase::Ready,
+            start_task: None,
+            errors: Vec::new(),
+        },
+        13 if b.is_multiple_of(8) => Action::NodeGone { node },
+        13..=15 => Action::NodeReport { node, phase: pick(&PHASES, b), start_task: None, errors: Vec::new() },
+        // Jobs that are over make room for new ones.
+        16 | 17 if cluster.job_by_id(ACCOUNT, &job).is_some_and(|job| job.state == JobState::Completed) => {
+            Action::JobDelete { job, condition, force: false }
+        }
+        16 | 17 => {
+            let pool = if a.is_multiple_of(4) { pool.as_str() } else { "p0" };
+            let mut spec = job_spec(job.as_str(), pool);
+            spec.priority = i16::try_from(b % 3).unwrap_or(0);
+            spec.max_parallel_tasks = i32::from(c % 5) - 1;
+            spec.constraints.max_task_retry_count = i32::from(b % 4) * 3 - 1;
+            if c.is_multiple_of(7) {
+                spec.on_all_tasks_complete = AllTasksAction::TerminateJob;
+            }
+            if b.is_multiple_of(5) {
+                spec.on_task_failure = TaskFailureAction::PerformExitOptionsJobAction;
+            }
+            Action::JobAdd { spec: Box::new(spec) }
+        }
+        18 => {
+            let patch = JobPatch {
+                priority: Some(i16::try_from(b % 3).unwrap_or(0)),
+                max_parallel_tasks: Some(i32::from(c % 5) - 1),
+                pool: c.is_multiple_of(3).then_some(pool),
+                constraints: c.is_multiple_of(7).then(|| JobConstraints {
+                    max_wall_clock: Span::from_secs(i64::from(b)),
+                    max_task_retry_count: 1,
+                }),
+                ..JobPatch::default()
+            };
+            Action::JobPatch { job, condition, patch: Box::new(patch) }
+        }
+        19 | 63 => Action::JobDisable { job, condition, tasks: pick(&DISABLES, b) },
+        20 | 21 => Action::JobEnable { job, condition },
+        22 if b.is_multiple_of(6) => {
+            Action::JobTerminate { job, condition, reason: None, force: c.is_multiple_of(2) }
+        }
+        22 => Action::JobExpire { job: JobKey(u32::from(a % 6)) },
+        23 if b.is_multiple_of(8) => Action::JobDelete { job, condition, force: false },
+        23 => Action::JobCheckComplete { job: JobKey(u32::from(a % 6)) },
+        24..=26 => {
+            let add = |n: u16| TaskAdd { slots: n % 3 + 1, ..task_add(&format!("t{}", n % 12)) };
+            Action::TasksAdd { job, tasks: (b..b.saturating_add(c % 4)).map(add).collect() }
+        }
+        27 => Action::TaskPut {
+            job,
+            task,
+            condition,
+            max_wall_clock: Span::from_secs(i64::from(c)),
+            retention: Span::UNLIMITED,
+            max_retry_count: Some(i32::from(c % 4) - 1),
+        },
+        28 | 61 | 62 => Action::TaskTerminate { job, task, condition },
+        29 => Action::TaskReactivate { job, task, condition },
+        30 if c.is_multiple_of(2) => Action::TaskDelete { job, task, condition },
+        30 => Action::RetryDue { tasks: cluster.all_tasks().map(|task| task.key).collect() },
+        31..=33 | 39..=48 => {
+            // Mostly what a dispatcher would choose.
+            let fits = |task: &&TaskRecord| c.is_multiple_of(5) || matches!(task.place, TaskPlace::Ready);
+            let tasks = cluster.all_tasks().filter(fits).map(|task| task.key).chain([TaskKey(9_999)]);
+            Action::Assign { node, tasks: tasks.skip(usize::from(b % 4)).take(usize::from(c % 6)).collect() }
+        }
+        34 => Action::Recalled { node, attempts: attempts(cluster, node, b, c) },
+        35..=38 | 49..=60 => {
+            let at = Timestamp(START.0.saturating_add(u64::from(c) * 100));
+            let report = |attempt| AttemptReport {
+                attempt,
+                started: (b % 3 > 0).then_some(at),
+                end: c.is_multiple_of(2).then(|| AttemptEnd { at, outcome: outcome(c / 4) }),
+            };
+            Action::Report { node, attempts: attempts(cluster, node, b, c).into_iter().map(report).collect() }
+        }
+        _ => {
+            let cursor = match b % 3 {
+                0 => CursorKey::Job(JobKey(u32::from(a % 6))),
+                1 => CursorKey::Pool(PoolKey(u32::from(a % 6))),
+                _ => CursorKey::Node(node),
+            };
+            Action::Continue { cursor }
+        }
+    }
+}
+
+fn history(ops: &[Op], mut look: impl FnMut(&World)) -> World {
+    let mut world = World::new();
+    let mut watch = Watch::every_step();
+    let host = world.host("0", 4);
+    let pool = world.pool_with(pool_spec("p0", 0, 2));
+    world.resize("p0", 2, DeallocationOption::Requeue).unwrap();
+    for _ in 0..2 {
+        let node = world.grant(pool, host, true);
+        world.ready(node);
+    }
+    world.job("j0", "p0");
+    for op in ops {
+        // Time mostly goes on; a leader's clock may also be behind.
+        world.now = Timestamp(world.now.0.saturating_add(u64::from(op.3)).saturating_sub(500));
+        let action = action(&world.cluster, *op);
+        let shown = format!("{action:?}");
+        let _ = world.act(action);
+        if let Err(violation) = watch.look(&world.cluster) {
+            panic!("{violation}, after {shown}");
+        }
+        look(&world);
+    }
+    world
+}
+
+fn check(ops: &[Op]) {
+    let world = history(ops, |_| ());
+    assert_eq!(world.reload().digest(), world.cluster.digest(), "what was rebuilt differs");
+    let mut again = Cluster::new();
+    let mut rows = BTreeMap::new();
+    for (stamp, command) in &world.log {
+        let mut batch = Batch::default();
+        let command = Command::decode(&command.encode().expect("a small command")).expect("it decodes");
+        let _ = again.apply(*stamp, &command, &mut batch);
+        for (key, value) in batch.writes {
+            match value {
+                Some(value) => rows.insert(key, value),
+                None => rows.remove(&key),
+            };
+        }
+    }
+    assert_eq!(rows, world.rows, "the same log gave other rows");
+    assert_eq!(again.digest(), world.cluster.digest());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_histories_keep_every_invariant(ops in prop::collection::vec(any::<Op>(), 1..250)) {
+        check(&ops);
+    }
+}
+
+#[test]
+fn random_histories_reach_the_interesting_places() {
+    // A generator that only ever got refusals would prove nothing.
+    let mut seed = 7_u64;
+    let mut next = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from(seed >> 48).unwrap_or(0)
+    };
+    let mut reached: BTreeMap<&str, BTreeSet<(u32, TaskKey)>> = BTreeMap::new();
+    let goals =
+        ["ran", "succeeded", "failed", "retried", "requeued", "backed off", "closing", "asked back", "lost"];
+    for round in 0..80 {
+        let ops: Vec<Op> = (0..800).map(|_| (next() as u8, next(), next(), next())).collect();
+        history(&ops, |world| {
+            for task in world.cluster.all_tasks() {
+                let facts = [
+                    task.started.is_some(),
+                    task.place == TaskPlace::Completed { result: TaskResult::Success },
+                    task.place == TaskPlace::Completed { result: TaskResult::Failure }
+                        && task.exit_code.is_some(),
+                    task.retry_count > 0,
+                    task.requeue_count > 0,
+                    matches!(task.place, TaskPlace::Waiting { .. }),
+                    task.ending == Some(Ending::Closed),
+                    matches!(task.ending, Some(Ending::Recall | Ending::Requeue | Ending::Recover)),
+                    task.ending == Some(Ending::Lost),
+                ];
+                for (goal, _) in goals.iter().zip(facts).filter(|(_, fact)| *fact) {
+                    reached.entry(goal).or_default().insert((round, task.key));
+                }
+            }
+        });
+    }
+    for goal in goals {
+        let count = reached.get(goal).map_or(0, BTreeSet::len);
+        assert!(
+            count > 5,
+            "{goal}: {count}, of {:?}",
+            reached.iter().map(|(g, t)| (g, t.len())).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn a_command_seen_twice_is_applied_once() {
+    let mut world = World::new();
+    let command = |action| Command { account: ACCOUNT, key: IdempotencyKey(1_000_000), action };
+    let first = world.apply(command(Action::JobAdd { spec: Box::new(job_spec("j", "p")) }));
+    let digest = world.cluster.digest();
+    assert_eq!(world.apply(command(Action::JobAdd { spec: Box::new(job_spec("j", "p")) })), first);
+    assert_eq!(world.cluster.digest(), digest);
+}
