@@ -56,6 +56,7 @@ impl Bench {
             stdout: path(&format!("{key}.out")),
             stderr: path(&format!("{key}.err")),
             context: key.as_bytes().to_vec(),
+            leave_children: key.starts_with("service"),
         })));
     }
 
@@ -235,6 +236,27 @@ async fn leftovers_of_a_normal_exit_are_ended_and_neighbours_live() {
     bench.exit("neighbour").await;
     assert!(!is_alive(&child));
     assert!(!daemons.iter().any(|process| is_alive(process)), "with the last possible owner it goes too");
+    bench.shut_down().await;
+}
+
+#[tokio::test]
+async fn services_of_a_start_task_stay_until_they_are_ended() {
+    let mut bench = Bench::new().await;
+    bench.shell("service", "setsid sleep 1000 & echo $! > child");
+    assert_eq!(bench.exit("service").await.exit_code, 0);
+    let child = bench.lines("child", 1).await.remove(0);
+    bench.shell("task", "setsid sleep 1000 & exit 2");
+    assert_eq!(bench.exit("task").await.exit_code, 2);
+    assert_eq!(alive(bench.directory.path(), "task"), Vec::<String>::new());
+    bench.send(Request::Deadline { at_ms: 1, lease_ms: 60_000 });
+    bench.send(Request::List);
+    let listing = bench.next(|event| matches!(event, Event::Listing { .. })).await;
+    let Event::Listing { running, exited } = listing else { panic!("{listing:?}") };
+    assert_eq!((running.len(), exited.len()), (0, 2));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(is_alive(&child));
+    bench.send(Request::End { key: "service".into(), grace_ms: 100 });
+    gone(child.parse().unwrap()).await;
     bench.shut_down().await;
 }
 

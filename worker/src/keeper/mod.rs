@@ -276,7 +276,12 @@ impl Keeper {
 
     /// The main process of `key` was reaped.
     fn main_ended(&self, state: &mut State, key: &str, orphans: bool, now_ms: u64) {
-        if orphans {
+        let ends_all = state.table.entries.get(key).is_some_and(|e| !e.leave_children || e.ending.is_some());
+        if orphans && !ends_all {
+            if let Some(exit) = state.table.linger(key, now_ms) {
+                self.record(state, &exit);
+            }
+        } else if orphans {
             if let Some(entry) = state.table.entries.get_mut(key) {
                 entry.ending.get_or_insert_with(|| Ending::new(Cause::Itself, LEFTOVER_GRACE_MS));
             }
@@ -288,10 +293,15 @@ impl Keeper {
 
     /// Nothing of `key` is left: record, then report.
     fn finish(&self, state: &mut State, key: &str, survivors: u32, now_ms: u64) {
-        let Some(exit) = state.table.finish(key, survivors, now_ms) else { return };
+        if let Some(exit) = state.table.finish(key, survivors, now_ms) {
+            self.record(state, &exit);
+        }
+    }
+
+    fn record(&self, state: &mut State, exit: &wire::Exit) {
         // A full disk must not keep the exit from the worker; it is lost only if keeper *and* worker die now.
-        if let Err(error) = state.records.append(&exit) {
-            eprintln!("lote keeper: exit of `{key}` not recorded: {error}");
+        if let Err(error) = state.records.append(exit) {
+            eprintln!("lote keeper: exit of `{}` not recorded: {error}", exit.key);
         }
         self.writer.notify_all();
     }
@@ -404,7 +414,7 @@ impl Keeper {
                 let fenced = state.table.deadline_ms.is_some_and(|deadline| deadline <= now_ms);
                 let full = state.spawns.len() >= SPAWNS_QUEUED_MAX || spawn.key.len() > wire::KEY_LENGTH_MAX;
                 let context = std::mem::take(&mut spawn.context);
-                if fenced || full || !state.table.reserve(&spawn.key, context, now_ms) {
+                if fenced || full || !state.table.reserve(&spawn.key, context, spawn.leave_children, now_ms) {
                     let message = if fenced { "the lease has run out" } else { "refused by the keeper" };
                     let (key, error) = (spawn.key, SpawnError::Refused);
                     state.table.outbox.push_back(Event::NotSpawned { key, error, message: message.into() });

@@ -33,6 +33,10 @@ pub struct Entry {
     /// Exit code and time of the main process, once it was reaped.
     pub main_exit: Option<(i32, u64)>,
     pub ending: Option<Ending>,
+    /// Processes that outlive the main one stay.
+    pub leave_children: bool,
+    /// The exit was handed out; only processes that were to stay are left.
+    pub lingering: bool,
 }
 
 /// What [`Table::reaped`] found.
@@ -70,11 +74,19 @@ pub struct Table {
 
 impl Table {
     /// Takes a new attempt; refused if the key is held already.
-    pub fn reserve(&mut self, key: &str, context: Vec<u8>, now_ms: u64) -> bool {
+    pub fn reserve(&mut self, key: &str, context: Vec<u8>, leave_children: bool, now_ms: u64) -> bool {
         if self.shutdown.is_some() || self.entries.contains_key(key) || self.exited.contains_key(key) {
             return false;
         }
-        let entry = Entry { context, main: None, started_ms: now_ms, main_exit: None, ending: None };
+        let entry = Entry {
+            context,
+            main: None,
+            started_ms: now_ms,
+            main_exit: None,
+            ending: None,
+            leave_children,
+            lingering: false,
+        };
         self.entries.insert(key.to_owned(), entry);
         self.starting += 1;
         true
@@ -139,6 +151,9 @@ impl Table {
     /// Nothing of the attempt is left: keeps its exit and hands it out. `None` if it is not held.
     pub fn finish(&mut self, key: &str, survivors: u32, now_ms: u64) -> Option<Exit> {
         let entry = self.entries.remove(key)?;
+        if entry.lingering {
+            return None;
+        }
         let (exit_code, ended_ms) = entry.main_exit.unwrap_or((128 + 9, now_ms));
         let exit = Exit {
             key: key.to_owned(),
@@ -153,9 +168,33 @@ impl Table {
         Some(exit)
     }
 
+    /// The main process ended and what it started may stay: hands its exit out and remembers whose they are.
+    pub fn linger(&mut self, key: &str, now_ms: u64) -> Option<Exit> {
+        let started_ms = self.entries.get(key)?.started_ms;
+        let exit = self.finish(key, 0, now_ms);
+        let entry = Entry {
+            context: Vec::new(),
+            // The id may be used again by another process.
+            main: Some(0),
+            started_ms,
+            main_exit: Some((0, now_ms)),
+            ending: None,
+            leave_children: true,
+            lingering: true,
+        };
+        self.entries.insert(key.to_owned(), entry);
+        exit
+    }
+
+    /// Whether nothing runs but processes that were left on purpose.
+    pub fn is_idle(&self) -> bool {
+        self.entries.values().all(|entry| entry.lingering)
+    }
+
     /// The answer to a list request. Events that waited for the writer are contained in it.
     pub fn listing(&self) -> Event {
-        let running = self.entries.iter().map(|(key, entry)| Running {
+        let held = self.entries.iter().filter(|(_, entry)| !entry.lingering);
+        let running = held.map(|(key, entry)| Running {
             key: key.clone(),
             started_ms: entry.started_ms,
             context: entry.context.clone(),
@@ -175,7 +214,7 @@ mod tests {
     #[test]
     fn an_exit_seen_before_its_start_is_not_lost() {
         let mut table = table();
-        assert!(table.reserve("a", vec![1], 5));
+        assert!(table.reserve("a", vec![1], false, 5));
         assert_eq!(table.reaped(70, 3, false, 6), Reaped::Other);
         assert_eq!(table.spawned("a", 70, 7), Some(false), "the caller must finish it");
         let exit = table.finish("a", 0, 8).unwrap();
@@ -188,7 +227,7 @@ mod tests {
     #[test]
     fn an_end_that_overtakes_the_start_still_counts() {
         let mut table = table();
-        table.reserve("a", vec![], 5);
+        table.reserve("a", vec![], false, 5);
         table.end("a", Cause::Asked, 100);
         assert_eq!(table.spawned("a", 70, 7), None);
         table.end("a", Cause::Deadline, 10);
@@ -200,15 +239,15 @@ mod tests {
     #[test]
     fn a_key_is_used_once_until_acknowledged() {
         let mut table = table();
-        assert!(table.reserve("a", vec![], 5));
-        assert!(!table.reserve("a", vec![], 5));
+        assert!(table.reserve("a", vec![], false, 5));
+        assert!(!table.reserve("a", vec![], false, 5));
         table.spawned("a", 70, 7);
         table.reaped(70, 0, false, 8);
         table.finish("a", 0, 8);
-        assert!(!table.reserve("a", vec![], 9));
+        assert!(!table.reserve("a", vec![], false, 9));
         table.exited.remove("a");
-        assert!(table.reserve("a", vec![], 9));
+        assert!(table.reserve("a", vec![], false, 9));
         table.shutdown = Some(0);
-        assert!(!table.reserve("b", vec![], 9));
+        assert!(!table.reserve("b", vec![], false, 9));
     }
 }

@@ -36,6 +36,9 @@ pub(super) fn run(keeper: &Arc<Keeper>) {
     loop {
         let mut state = keeper.lock();
         let now_ms = super::sys::boottime_ms();
+        if !keeper.directory.join("lock").exists() {
+            state.table.shutdown.get_or_insert(super::LEFTOVER_GRACE_MS);
+        }
         begin_endings(&mut state, now_ms);
         let dying: BTreeMap<String, bool> = state
             .table
@@ -47,7 +50,7 @@ pub(super) fn run(keeper: &Arc<Keeper>) {
         if dying.is_empty() {
             clean.clear();
             pause_ms = 1;
-            if over(keeper, &state, now_ms) {
+            if state.table.shutdown.is_some() && state.table.entries.is_empty() {
                 return farewell(keeper, state);
             }
             let until_deadline = state.table.deadline_ms.map_or(ROUND_MAX_MS, |d| d.saturating_sub(now_ms));
@@ -85,7 +88,10 @@ pub(super) fn run(keeper: &Arc<Keeper>) {
 /// Marks every attempt for its end at the deadline or at shutdown.
 fn begin_endings(state: &mut State, now_ms: u64) {
     let end_all = |table: &mut Table, cause, grace_ms| {
-        let keys: Vec<String> = table.entries.keys().cloned().collect();
+        // A deadline fences attempts; what a start task left running is none.
+        let ends = |entry: &super::table::Entry| cause != Cause::Deadline || !entry.lingering;
+        let all = table.entries.iter().filter(|(_, entry)| ends(entry));
+        let keys: Vec<String> = all.map(|(key, _)| key.clone()).collect();
         for key in keys {
             table.end(&key, cause, grace_ms);
         }
@@ -93,9 +99,17 @@ fn begin_endings(state: &mut State, now_ms: u64) {
     if state.table.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !state.table.entries.is_empty() {
         end_all(&mut state.table, Cause::Deadline, DEADLINE_GRACE_MS);
     }
+    if abandoned(&state.table, now_ms) {
+        state.table.shutdown.get_or_insert(super::LEFTOVER_GRACE_MS);
+    }
     if let Some(grace_ms) = state.table.shutdown {
         end_all(&mut state.table, Cause::Asked, grace_ms);
     }
+}
+
+/// Nothing runs and no worker has come back for the length of a lease.
+fn abandoned(table: &Table, now_ms: u64) -> bool {
+    table.is_idle() && !table.connected && now_ms > table.alone_since_ms.saturating_add(table.lease_ms)
 }
 
 /// Sends what is due to the processes found of one attempt.
@@ -121,16 +135,6 @@ fn step(keeper: &Keeper, state: &mut State, key: &str, found: &[(u32, tree::Proc
         }
         Some(_) => {}
     }
-}
-
-/// Whether the keeper has nothing more to do.
-fn over(keeper: &Keeper, state: &State, now_ms: u64) -> bool {
-    let table = &state.table;
-    if !table.entries.is_empty() {
-        return false;
-    }
-    let abandoned = !table.connected && now_ms > table.alone_since_ms.saturating_add(table.lease_ms);
-    table.shutdown.is_some() || abandoned || !keeper.directory.join("lock").exists()
 }
 
 fn farewell(keeper: &Arc<Keeper>, mut state: MutexGuard<'_, State>) {

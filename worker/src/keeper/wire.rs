@@ -36,6 +36,8 @@ pub struct Spawn {
     pub stderr: String,
     /// Handed back by [`Event::Listing`].
     pub context: Vec<u8>,
+    /// Processes that outlive the main one stay (services of a start task) until the key is ended.
+    pub leave_children: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +188,7 @@ mod tests {
             stdout: "/o".into(),
             stderr: "/e".into(),
             context: vec![7],
+            leave_children: false,
         };
         let requests = [
             Request::Hello,
@@ -198,7 +201,7 @@ mod tests {
             Request::Shutdown { grace_ms: 3 },
         ];
         let hex: String = encode(&requests).unwrap().iter().map(|b| format!("{b:02x}")).collect();
-        expect_test::expect!["33000000010108000106332f313723310104747275650101410162022f77022f6f022f65010702016b1e03016b050405010206016b0703"].assert_eq(&hex);
+        expect_test::expect!["34000000010108000106332f313723310104747275650101410162022f77022f6f022f6501070002016b1e03016b050405010206016b0703"].assert_eq(&hex);
         let exit = Exit {
             key: "k".into(),
             exit_code: 143,
