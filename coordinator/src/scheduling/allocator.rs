@@ -122,10 +122,14 @@ impl Allocator {
         self.settling.remove(&pool);
     }
 
-    /// When the next resize times out, so that the shell can come back then.
-    pub fn wake_at(&self, cluster: &Cluster) -> Option<Timestamp> {
+    /// When the next resize times out, so that the shell can come back then; `None` if none does after `now`.
+    pub fn wake_at(&self, now: Timestamp, cluster: &Cluster) -> Option<Timestamp> {
         let resizing = cluster.all_pools().filter(|pool| pool.allocation == AllocationState::Resizing);
-        resizing.filter(|pool| pool.state == PoolState::Active).filter_map(gives_up).min()
+        resizing
+            .filter(|pool| pool.state == PoolState::Active)
+            .filter_map(gives_up)
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// Decides what to propose now.

@@ -244,11 +244,11 @@ impl Dispatcher {
             let Some((priority, used, _, job)) = places.pop_first() else { break };
             let Some(walk) = walks.get_mut(&job) else { continue };
             let Some((task, slots)) = self.next_task(walk, too_wide) else {
-                if waiting.is_none() && walk.left > 0 {
+                if waiting.is_none() && walk.left > 0 && self.lowest_given < priority.0 {
                     waiting = self.slots_wanted(walk).map(|slots| (priority.0, slots));
                 }
                 walks.remove(&job);
-                if too_wide <= 1 && waiting.is_some() {
+                if too_wide <= 1 {
                     break;
                 }
                 continue;

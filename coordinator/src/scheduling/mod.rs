@@ -14,3 +14,6 @@ mod dispatcher;
 pub use allocator::{Allocation, Allocator, node_name};
 pub use catalogue::{Catalogue, Size};
 pub use dispatcher::{CHUNK_MAX, Decision, Dispatcher, IN_FLIGHT_MAX};
+
+#[cfg(test)]
+mod tests;

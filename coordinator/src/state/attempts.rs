@@ -12,6 +12,7 @@ use lote_shared::model::{
     AttemptOutcome, AttemptRef, FailureInfo, JobState, NodeKey, TaskKey, TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
+use std::collections::BTreeMap;
 
 /// Consecutive internal faults of reachable nodes after which a task fails.
 pub const INTERNAL_FAULTS_MAX: u8 = 10;
@@ -34,8 +35,11 @@ fn backoff_ms(retry: u32) -> u64 {
     }
 }
 
-fn check_size(len: usize) -> Result<(), Refusal> {
+/// Refuses commands that name more records than one apply may touch; what they name leaves that much less for
+/// consequences.
+fn check_size(step: &mut Step, len: usize) -> Result<(), Refusal> {
     if len <= RECORDS_MAX {
+        step.budget = step.budget.saturating_sub(len);
         return Ok(());
     }
     let detail = format!("{len} entries in one command; the limit is {RECORDS_MAX}");
@@ -106,7 +110,7 @@ fn judge(task: &TaskRecord, end: &AttemptEnd, started: bool) -> Verdict {
 impl Cluster {
     /// Gives tasks to a node; what does not fit (any more) is left out, the rest is answered.
     pub(super) fn assign(&mut self, step: &mut Step, node: NodeKey, tasks: &[TaskKey]) -> Reply {
-        check_size(tasks.len())?;
+        check_size(step, tasks.len())?;
         let mut given = Vec::with_capacity(tasks.len());
         for task in tasks {
             given.extend(self.assign_one(step, node, *task));
@@ -154,7 +158,7 @@ impl Cluster {
 
     /// Attempts a node gave back unstarted: as if they had never been given out.
     pub(super) fn recalled(&mut self, step: &mut Step, node: NodeKey, attempts: &[AttemptRef]) -> Reply {
-        check_size(attempts.len())?;
+        check_size(step, attempts.len())?;
         for attempt in attempts {
             let Some(task) = self.tasks.get(attempt.task).filter(|task| task.attempt == attempt.attempt)
             else {
@@ -174,21 +178,35 @@ impl Cluster {
     }
 
     pub(super) fn report(&mut self, step: &mut Step, node: NodeKey, reports: &[AttemptReport]) -> Reply {
-        check_size(reports.len())?;
+        check_size(step, reports.len())?;
         if !self.nodes.contains_key(&node) {
             return Err(RefusalCode::NodeNotFound.into());
         }
-        // Ends first: a slot that was used again within one report is free before it is taken.
-        for report in reports.iter().filter(|report| report.end.is_some()) {
-            self.report_one(step, node, report);
+        // Ends first: a slot that was used again within one report is free before it is taken. A start told apart from
+        // its end in the same report goes with it.
+        let (ends, starts): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.end.is_some());
+        let started: BTreeMap<_, _> = starts
+            .iter()
+            .filter(|_| !ends.is_empty())
+            .map(|report| (report.attempt, report.started))
+            .collect();
+        for report in ends {
+            let began = report.started.or_else(|| started.get(&report.attempt).copied().flatten());
+            self.report_one(step, node, report, began);
         }
-        for report in reports.iter().filter(|report| report.end.is_none()) {
-            self.report_one(step, node, report);
+        for report in starts {
+            self.report_one(step, node, report, report.started);
         }
         Ok(Outcome::Done)
     }
 
-    fn report_one(&mut self, step: &mut Step, node: NodeKey, report: &AttemptReport) {
+    fn report_one(
+        &mut self,
+        step: &mut Step,
+        node: NodeKey,
+        report: &AttemptReport,
+        began: Option<Timestamp>,
+    ) {
         let Some(task) = self.tasks.get(report.attempt.task) else { return };
         if task.attempt != report.attempt.attempt || task.last_node != Some(node) {
             return;
@@ -200,10 +218,10 @@ impl Cluster {
             // Already asked back: it will be reported as ended.
             (TaskPlace::Assigned { .. }, Some(Ending::Requeue | Ending::Recover), None) => {}
             (TaskPlace::Assigned { at, .. }, _, None) => {
-                self.attempt_started(step, key, node, at, report.started);
+                self.attempt_started(step, key, node, at, began);
             }
             (TaskPlace::Assigned { at, .. }, _, Some(end)) => {
-                let from = clamp(report.started.unwrap_or(end.at), at, step.now);
+                let from = clamp(began.unwrap_or(end.at), at, step.now);
                 // An attempt whose work never began ends where it stands.
                 let began = report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
                 self.attempt_ended(step, key, node, began.then_some(from), end);
@@ -212,8 +230,8 @@ impl Cluster {
             (TaskPlace::Ready | TaskPlace::Waiting { .. }, Some(Ending::Lost), Some(end)) => {
                 let own = !matches!(end.outcome, AttemptOutcome::Killed { .. } | AttemptOutcome::Lost { .. });
                 if own {
-                    let from = task.started.filter(|_| report.started.is_none());
-                    let from = from.unwrap_or(report.started.unwrap_or(end.at).min(step.now));
+                    let from = task.started.filter(|_| began.is_none());
+                    let from = from.unwrap_or(began.unwrap_or(end.at).min(step.now));
                     self.attempt_ended(step, key, node, Some(from.max(task.created)), end);
                 }
             }
@@ -259,10 +277,12 @@ impl Cluster {
     ) {
         let Some(task) = self.tasks.get(key) else { return };
         let started = began.is_some() || matches!(task.place, TaskPlace::Running { .. });
+        // A late result of a lost attempt was counted when it started.
+        let newly = began.is_some() && task.ending != Some(Ending::Lost);
         let verdict = judge(task, end, started);
         let succeeded = matches!(verdict, Verdict::Complete { failure: None, .. });
         if let Some(node) = self.nodes.get_mut(&node_key) {
-            if began.is_some() {
+            if newly {
                 note_start(node, key);
             }
             node.record.tasks_succeeded = node.record.tasks_succeeded.saturating_add(u32::from(succeeded));
@@ -405,7 +425,7 @@ impl Cluster {
 
     /// Tasks whose back-off is over.
     pub(super) fn retry_due(&mut self, step: &mut Step, tasks: &[TaskKey]) -> Reply {
-        check_size(tasks.len())?;
+        check_size(step, tasks.len())?;
         for key in tasks {
             let place = self.tasks.get(*key).map(|task| task.place);
             if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX)

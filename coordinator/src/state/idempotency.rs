@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub const ANSWERS_MAX: usize = 100_000;
+/// Attempt references in all remembered answers together, so that chunks of assignments do not fill the memory.
+pub const WEIGHT_MAX: u64 = 1_000_000;
 pub const KEPT_MS: u64 = 10 * 60 * 1000;
 /// Rows forgotten by one apply beyond the one it adds.
 const FORGET_MAX: usize = 16;
@@ -58,9 +60,10 @@ pub(super) struct Remembered {
 
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    by_sequence: BTreeMap<u64, (IdempotencyKey, Timestamp)>,
+    by_sequence: BTreeMap<u64, (IdempotencyKey, Timestamp, u64)>,
     by_key: BTreeMap<IdempotencyKey, (u64, Answer)>,
     last: u64,
+    weight: u64,
 }
 
 impl Answers {
@@ -81,21 +84,22 @@ impl Answers {
         if command.action.is_repeatable() {
             return;
         }
-        let forget = |&(_, at): &(IdempotencyKey, Timestamp)| step.now.since_ms(at) > KEPT_MS;
-        let mut old = Vec::new();
-        for (sequence, entry) in self.by_sequence.iter().take(FORGET_MAX) {
-            if !forget(entry) && self.by_sequence.len() - old.len() < ANSWERS_MAX {
+        for _ in 0..FORGET_MAX {
+            let Some((sequence, (key, at, weight))) =
+                self.by_sequence.first_key_value().map(|(s, e)| (*s, *e))
+            else {
+                break;
+            };
+            let expired = step.now.since_ms(at) > KEPT_MS;
+            if !expired && self.by_sequence.len() < ANSWERS_MAX && self.weight <= WEIGHT_MAX {
                 break;
             }
-            old.push(*sequence);
-        }
-        for sequence in old {
-            if let Some((key, _)) = self.by_sequence.remove(&sequence) {
-                if self.by_key.get(&key).is_some_and(|(current, _)| *current == sequence) {
-                    self.by_key.remove(&key);
-                }
-                step.delete(keys::remembered(sequence));
+            self.by_sequence.remove(&sequence);
+            self.weight = self.weight.saturating_sub(weight);
+            if self.by_key.get(&key).is_some_and(|(current, _)| *current == sequence) {
+                self.by_key.remove(&key);
             }
+            step.delete(keys::remembered(sequence));
         }
         let remembered = Remembered { key: command.key, at: step.now, answer: compact(reply) };
         let sequence = self.last + 1;
@@ -106,7 +110,12 @@ impl Answers {
     /// Takes one back into memory.
     pub fn load(&mut self, sequence: u64, remembered: Remembered) {
         self.last = self.last.max(sequence);
-        self.by_sequence.insert(sequence, (remembered.key, remembered.at));
+        let weight = match &remembered.answer {
+            Answer::Whole(Ok(Outcome::Assigned(attempts))) => attempts.len() as u64,
+            _ => 0,
+        };
+        self.weight += weight;
+        self.by_sequence.insert(sequence, (remembered.key, remembered.at, weight));
         // Rows arrive in order, so a key drawn twice keeps its latest answer.
         self.by_key.insert(remembered.key, (sequence, remembered.answer));
     }

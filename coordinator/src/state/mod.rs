@@ -45,7 +45,7 @@ pub use nodes::DEPARTED_MAX;
 pub use pools::POOLS_MAX;
 pub use records::*;
 pub use reply::{Outcome, Refusal, RefusalCode, Reply};
-pub use step::RECORDS_MAX;
+pub use step::{RECORDS_MAX, ROW_VERSION};
 
 #[cfg(test)]
 mod tests;

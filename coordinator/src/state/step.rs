@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the stored rows; records grow at the end of their enums only, members come with a new version.
-pub(super) const ROW_VERSION: u8 = 1;
+pub const ROW_VERSION: u8 = 1;
 /// Records one apply may touch (`ARCHITECTURE.md`, replicated state); longer work goes on as a cursor.
 pub const RECORDS_MAX: usize = 1_000;
 

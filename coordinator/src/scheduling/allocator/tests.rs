@@ -96,7 +96,7 @@ fn spec_p_p2_p3_times_out_below_target_and_grows_on_request() {
     rig.w.host("a", 2);
     rig.settle();
     assert_eq!((rig.pool().allocation, rig.current(true)), (AllocationState::Resizing, 2));
-    assert_eq!(rig.allocator.wake_at(&rig.w.cluster), Some(START.plus_ms(300_000)));
+    assert_eq!(rig.allocator.wake_at(START, &rig.w.cluster), Some(START.plus_ms(300_000)));
     rig.w.pass_ms(299_999);
     rig.settle();
     assert_eq!(rig.pool().allocation, AllocationState::Resizing);
@@ -239,4 +239,31 @@ fn nothing_is_proposed_twice_and_names_differ() {
     }
     rig.settle();
     assert_eq!(rig.current(true), 3);
+}
+
+#[test]
+fn what_is_there_or_under_way_is_counted() {
+    let mut rig = Rig::new(1, |_| ());
+    rig.w.host("a", 3);
+    rig.settle();
+    rig.w.resize("p", 2, DeallocationOption::Requeue).unwrap();
+    assert_eq!(rig.plan().len(), 1, "one is there already");
+    // One core is left while that grant is under way.
+    rig.w.ok(Action::PoolAdd { spec: Box::new(pool_spec("q", 2, 1)) });
+    assert_eq!(rig.plan().len(), 1);
+    assert_eq!(rig.plan(), []);
+}
+
+#[test]
+fn a_node_is_revoked_once() {
+    let mut rig = Rig::new(3, |_| ());
+    rig.w.host("a", 3);
+    rig.settle();
+    rig.w.resize("p", 1, DeallocationOption::Requeue).unwrap();
+    let first = rig.plan();
+    assert_eq!(first.len(), 2);
+    assert_eq!(rig.plan(), []);
+    let Allocation::Revoke { node, .. } = first[1] else { panic!("{first:?}") };
+    rig.allocator.on_revoke_result(node);
+    assert_eq!(rig.plan(), first[1..], "it was lost on the way");
 }

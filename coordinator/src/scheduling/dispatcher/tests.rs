@@ -281,6 +281,19 @@ fn nothing_is_proposed_twice_and_a_failed_proposal_is_made_again() {
 }
 
 #[test]
+fn tasks_in_flight_are_passed_over_where_there_is_room() {
+    let mut rig = Rig::new(2, 4, |_| ());
+    rig.w.job("j", "p");
+    rig.w.tasks("j", 2);
+    rig.ask_all(4);
+    assert_eq!(rig.plan().len(), 2);
+    rig.ask_all(4);
+    assert_eq!(rig.plan(), []);
+    let late = rig.w.task("j", "late");
+    assert!(matches!(&rig.plan()[..], [Decision::Assign { tasks, .. }] if tasks[..] == [late]));
+}
+
+#[test]
 fn nodes_that_do_not_ask_or_are_gone_get_nothing() {
     let mut rig = Rig::new(2, 1, |_| ());
     rig.w.job("j", "p");

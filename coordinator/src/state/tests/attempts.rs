@@ -89,6 +89,25 @@ fn a_short_attempt_is_told_in_one_report() {
 }
 
 #[test]
+fn a_start_and_an_end_told_apart_in_one_report_belong_together() {
+    let (mut w, node, _) = two_nodes();
+    let (a, b) = (w.task("j", "a"), w.task("j", "b"));
+    let given = w.assign(node, &[a, b]);
+    w.pass_ms(1_000);
+    let began = START.plus_ms(400);
+    let start = |attempt| AttemptReport { attempt, started: Some(began), end: None };
+    let end = AttemptReport {
+        attempt: given[0],
+        started: None,
+        end: Some(AttemptEnd { at: w.now, outcome: exited(0) }),
+    };
+    // The slot of the first is used by the second within the same report, in whatever order they are told.
+    w.ok(Action::Report { node, attempts: vec![start(given[0]), start(given[1]), end] });
+    assert_eq!((w.record(a).place, w.record(a).started), (SUCCEEDED, Some(began)));
+    assert_eq!(w.record(b).place, TaskPlace::Running { node });
+}
+
+#[test]
 fn duplicates_and_strangers_change_nothing() {
     let (mut w, node, other) = two_nodes();
     let a = w.task("j", "a");

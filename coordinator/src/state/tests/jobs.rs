@@ -2,7 +2,7 @@
 
 use crate::state::command::{Action, Condition, JobPatch};
 use crate::state::testing::*;
-use crate::state::{EMPTY_GRACE_MS, RefusalCode, TaskPlace};
+use crate::state::{EMPTY_GRACE_MS, Ending, RefusalCode, TaskPlace};
 use lote_shared::model::*;
 
 fn patch(world: &mut World, job: &str, patch: JobPatch) -> crate::state::Reply {
@@ -390,6 +390,29 @@ fn a_large_job_is_deleted_in_slices() {
     assert_eq!(w.cluster.all_tasks_count(), 0);
     assert!(w.cluster.job_by_id(ACCOUNT, &job_id("j")).is_none());
     assert!(!w.rows.keys().any(|key| key[4] == crate::state::keys::Table::TaskCold as u8));
+}
+
+#[test]
+fn a_disable_walks_through_thousands_of_tasks_that_stay_where_they_are() {
+    let mut w = World::new();
+    w.pool("p", 1, 64);
+    let node = w.nodes("p")[0];
+    w.job("j", "p");
+    for chunk in w.tasks("j", 2_500).chunks(500) {
+        w.assign(node, chunk);
+    }
+    w.disable("j", DisableTasks::Wait).unwrap();
+    let asked = |w: &World| w.cluster.all_tasks().filter(|task| task.ending == Some(Ending::Recall)).count();
+    let cursor = w.cluster.cursors().next().unwrap();
+    for (count, more) in [(1_000, true), (2_000, true), (2_500, false)] {
+        assert_eq!(asked(&w), count);
+        assert_eq!(w.cluster.cursors().count() == 1, more);
+        // The cursor goes on where it was, on a replica that was rebuilt too.
+        w.cluster = w.reload();
+        w.ok(Action::Continue { cursor });
+    }
+    w.obey();
+    assert_eq!(w.job_record("j").state, JobState::Disabled);
 }
 
 #[test]
