@@ -147,6 +147,11 @@ impl<M> Network<M> {
         if due { way.pop_front().map(|(_, message)| message) } else { None }
     }
 
+    /// The link of a session that at least one side takes for open.
+    pub fn link(&self, id: SessionId) -> Option<LinkId> {
+        self.sessions.get(&id).map(|session| session.link)
+    }
+
     /// Whether this side takes the session for open.
     pub fn is_open(&self, id: SessionId, side: Side) -> bool {
         self.sessions.get(&id).is_some_and(|session| session.open[side as usize])
