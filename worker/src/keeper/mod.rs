@@ -7,7 +7,7 @@
 //!                                             └─────────┴─ warden: deadline, endings, idle exit
 //! ```
 //!
-//! * **Owns** every process of every attempt of its host, their exits (`records`) and the deadline that fences them.
+//! * **Owns** every process of every attempt of its host, their exits (a `Journal` on disk) and the deadline that fences them.
 //!   When the deadline that the worker last passed on is reached, everything is killed, whatever the worker does.
 //! * **Survives** the worker: a new connection asks for the list and finds running attempts and unacknowledged
 //!   exits, each with the context its worker left. If the keeper itself dies, its processes are killed by the next
@@ -22,7 +22,6 @@
 //! main thread says whether there is any. Only then `/proc` is searched.
 
 pub mod client;
-mod records;
 mod spawn;
 pub mod sys;
 mod table;
@@ -30,8 +29,8 @@ mod tree;
 mod warden;
 pub mod wire;
 
+use crate::journal::Journal;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use records::Records;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
@@ -45,7 +44,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use table::{Ending, Reaped, Table};
-use wire::{Cause, Event, Request, Spawn, SpawnError};
+use wire::{Cause, Event, Exit, Request, Spawn, SpawnError};
 
 /// Tasks run a little behind everything that keeps the cluster alive.
 const TASK_NICENESS: i32 = 5;
@@ -53,6 +52,8 @@ const TASK_NICENESS: i32 = 5;
 const LEFTOVER_GRACE_MS: u64 = 5_000;
 /// How long the keeper stays without work and worker until a worker has named its lease.
 const LEASE_DEFAULT_MS: u64 = 60_000;
+/// Acknowledged exits are dropped from the file once it has grown to this.
+const RECORDS_KEPT_BYTES: u64 = 64 * 1024;
 const SPAWNS_QUEUED_MAX: usize = 20_000;
 const EVENTS_PER_FRAME_MAX: usize = 1024;
 /// `__WNOTHREAD`: wait only for children of the calling thread.
@@ -75,7 +76,7 @@ fn context(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// Everything the threads share.
 struct State {
     table: Table,
-    records: Records,
+    records: Journal<Exit>,
     spawns: VecDeque<Spawn>,
     /// The connection being served, to cut it when a newer one comes.
     stream: Option<UnixStream>,
@@ -123,7 +124,7 @@ pub fn run(directory: &Path) -> Result<(), Error> {
 
     let id = identity(directory).map_err(context("read the keeper's id"))?;
     tree::kill_marked(&format!("{id}/"));
-    let (records, exits) = Records::open(&directory.join("exits")).map_err(context("open the exit records"))?;
+    let (records, exits) = Journal::<Exit>::open(&directory.join("exits")).map_err(context("open the exit records"))?;
     let mut table = Table::default();
     table.lease_ms = LEASE_DEFAULT_MS;
     table.alone_since_ms = sys::boottime_ms();
@@ -298,9 +299,9 @@ impl Keeper {
         }
     }
 
-    fn record(&self, state: &mut State, exit: &wire::Exit) {
+    fn record(&self, state: &mut State, exit: &Exit) {
         // A full disk must not keep the exit from the worker; it is lost only if keeper *and* worker die now.
-        if let Err(error) = state.records.append(exit) {
+        if let Err(error) = state.records.append(std::slice::from_ref(exit)) {
             eprintln!("lote keeper: exit of `{}` not recorded: {error}", exit.key);
         }
         self.writer.notify_all();
@@ -448,7 +449,7 @@ impl Keeper {
             Request::Acknowledge { key } => {
                 state.table.exited.remove(&key);
                 if state.table.exited.is_empty()
-                    && let Err(error) = state.records.all_acknowledged()
+                    && let Err(error) = state.records.clear_above(RECORDS_KEPT_BYTES)
                 {
                     eprintln!("lote keeper: exit records not emptied: {error}");
                 }
