@@ -61,6 +61,11 @@ impl Disk {
         self.log.clear();
     }
 
+    /// For a planted bug: the log is gone.
+    pub fn forget_log(&mut self) {
+        self.log.clear();
+    }
+
     /// Takes the rows back to the last flush, loads them, and replays the log. `lost_answer` is an entry that became
     /// durable although nobody heard of it.
     pub fn recover(&mut self, lost_answer: Option<(Stamp, Vec<Command>)>) -> Result<Recovery, LoadError> {

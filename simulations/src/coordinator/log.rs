@@ -3,7 +3,7 @@
 
 use super::disk::Disk;
 use lote_coordinator::state::{Action, Command, IdempotencyKey, Stamp};
-use lote_shared::model::{AccountId, HostKey, NodeKey, PoolKey, TaskKey};
+use lote_shared::model::{AccountId, NodeKey, PoolKey, TaskKey};
 
 use crate::world::SessionId;
 use lote_coordinator::scheduling::Allocation;
@@ -24,7 +24,6 @@ pub enum Waiter {
     Allocation(Allocation),
     /// Something that was due: a cursor, a retry, a deadline.
     Due,
-    Lost(HostKey),
 }
 
 /// One entry on its way.
@@ -75,10 +74,6 @@ impl Log {
     /// The leader is gone: everything not durable is lost, but for the entry that may have become so unheard.
     pub fn crash(self) -> Option<Entry> {
         self.in_flight
-    }
-
-    pub fn index(&self) -> u64 {
-        self.index
     }
 }
 
