@@ -9,8 +9,8 @@ use crate::world::Source;
 use lote_coordinator::state::command::TaskAdd;
 use lote_coordinator::state::{Action, Cluster, Outcome, RefusalCode, Reply, keys};
 use lote_shared::model::{
-    AccountId, AllTasksAction, FillType, JobCold, JobConstraints, JobId, JobOrder, JobSpec, PoolCold, PoolId, PoolSpec,
-    Span, TaskConstraints, TaskFailureAction, TaskId, TaskSpec, UserIdentity,
+    AccountId, AllTasksAction, FillType, JobCold, JobConstraints, JobId, JobOrder, JobSpec, PoolCold, PoolId,
+    PoolSpec, Span, TaskConstraints, TaskFailureAction, TaskId, TaskSpec, UserIdentity,
 };
 use std::collections::BTreeSet;
 
@@ -113,7 +113,11 @@ impl Client {
         let there: BTreeSet<&str> = cluster.all_tasks().map(|task| task.id.as_str()).collect();
         let lost = self.acknowledged.iter().find(|id| !there.contains(id.as_str()));
         if let Some(id) = lost {
-            oracle.violated(now_ms, "no_acknowledged_write_lost", format!("task `{id}` was acknowledged and is gone"));
+            oracle.violated(
+                now_ms,
+                "no_acknowledged_write_lost",
+                format!("task `{id}` was acknowledged and is gone"),
+            );
         }
         if self.done_at_ms.is_none() {
             oracle.violated(now_ms, "everything_finishes", format!("the client is at step {}", self.at));
@@ -180,5 +184,11 @@ fn task(scenario: &Scenario, number: u32) -> TaskAdd {
     };
     let wall_clock_ms = i64::try_from(scenario.job.wall_clock_ms).unwrap_or(i64::MAX);
     let max_wall_clock = if wall_clock_ms == 0 { Span::UNLIMITED } else { Span::from_ms(wall_clock_ms) };
-    TaskAdd { spec, slots: 1, max_wall_clock, retention: TaskConstraints::DEFAULT_RETENTION, max_retry_count: None }
+    TaskAdd {
+        spec,
+        slots: 1,
+        max_wall_clock,
+        retention: TaskConstraints::DEFAULT_RETENTION,
+        max_retry_count: None,
+    }
 }

@@ -59,7 +59,11 @@ pub fn plan(scenario: &FaultsScenario, hosts: u32, mut stream: Stream) -> Vec<(u
         let mut at_ms = scenario.from_ms + stream.exponential(mean_ms);
         while at_ms < scenario.until_ms {
             let host = stream.below(u64::from(hosts)) as u32;
-            let outage = if kind == Kind::CoordinatorCrash { scenario.coordinator_outage_ms } else { scenario.outage_ms };
+            let outage = if kind == Kind::CoordinatorCrash {
+                scenario.coordinator_outage_ms
+            } else {
+                scenario.outage_ms
+            };
             faults.push((at_ms, Fault { kind, host, outage_ms: outage.draw(&mut stream) }));
             at_ms += 1 + stream.exponential(mean_ms);
         }
@@ -79,9 +83,14 @@ mod tests {
         scenario.until_ms = scenario.from_ms + 100 * 60_000;
         let faults = plan(&scenario, 50, Random::new(1).stream("faults", &[]));
         let count = |kind| faults.iter().filter(|(_, fault)| fault.kind == kind).count() as u64;
-        for (kind, rate) in [(Kind::HostCrash, scenario.host_crash), (Kind::Disconnect, scenario.disconnect)] {
+        for (kind, rate) in [(Kind::HostCrash, scenario.host_crash), (Kind::Disconnect, scenario.disconnect)]
+        {
             let expected = rate / 10;
-            assert!((expected * 8 / 10..expected * 12 / 10).contains(&count(kind)), "{kind:?}: {}", count(kind));
+            assert!(
+                (expected * 8 / 10..expected * 12 / 10).contains(&count(kind)),
+                "{kind:?}: {}",
+                count(kind)
+            );
         }
         assert!(faults.iter().all(|(at_ms, fault)| *at_ms < scenario.until_ms && fault.host < 50));
     }

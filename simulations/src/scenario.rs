@@ -128,7 +128,9 @@ pub enum RunTime {
     Fixed(u64),
     Uniform(Between),
     /// Many short ones and few long ones; cut off at 20 times the mean.
-    Exponential { mean: u64 },
+    Exponential {
+        mean: u64,
+    },
 }
 
 impl RunTime {

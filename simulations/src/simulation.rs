@@ -37,10 +37,19 @@ pub enum Event {
     Arrival(Arrival),
     Notice(Notice),
     /// A host's call for a connection gets through, if anybody listens.
-    Dialled { host: u32, worker: u64 },
-    Coordinator { epoch: u64, timer: coordinator::Timer },
+    Dialled {
+        host: u32,
+        worker: u64,
+    },
+    Coordinator {
+        epoch: u64,
+        timer: coordinator::Timer,
+    },
     CoordinatorStarts,
-    Host { host: u32, timer: host::Timer },
+    Host {
+        host: u32,
+        timer: host::Timer,
+    },
     Client(client::Timer),
     Fault(Fault),
     Healed(LinkId),
@@ -76,7 +85,13 @@ impl World {
     }
 
     /// Notes something that is decided inside an event.
-    pub fn note(&mut self, source: Source, kind: &'static str, payload: &[u8], detail: impl FnOnce() -> String) {
+    pub fn note(
+        &mut self,
+        source: Source,
+        kind: &'static str,
+        payload: &[u8],
+        detail: impl FnOnce() -> String,
+    ) {
         self.trace.event(self.queue.now_ms(), source, kind, payload, detail);
     }
 
@@ -124,11 +139,14 @@ impl Simulation {
             oracle: Oracle::default(),
             counts: Counts::default(),
         };
-        let hosts: Vec<Host> = (0..scenario.hosts.count).map(|number| Host::new(number, &mut world)).collect();
+        let hosts: Vec<Host> =
+            (0..scenario.hosts.count).map(|number| Host::new(number, &mut world)).collect();
         world.queue.at(0, Event::CoordinatorStarts);
         world.queue.at(1, Event::Client(client::Timer::Next));
         world.queue.at(scenario.checks.checkpoint_ms, Event::Checkpoint);
-        for (at_ms, fault) in faults::plan(&scenario.faults, scenario.hosts.count, random.stream("faults", &[])) {
+        for (at_ms, fault) in
+            faults::plan(&scenario.faults, scenario.hosts.count, random.stream("faults", &[]))
+        {
             world.queue.at(at_ms, Event::Fault(fault));
         }
         let client = Client::new(scenario);
@@ -167,7 +185,8 @@ impl Simulation {
     fn is_over(&self) -> bool {
         let now_ms = self.world.now_ms();
         let quiet_ms = 4 * self.world.scenario.cluster.lease_ms;
-        let calm_from_ms = self.world.scenario.faults.until_ms.max(self.client.done_at_ms().unwrap_or(now_ms));
+        let calm_from_ms =
+            self.world.scenario.faults.until_ms.max(self.client.done_at_ms().unwrap_or(now_ms));
         match self.finished_at_ms {
             Some(at_ms) => now_ms > at_ms.max(self.world.scenario.faults.until_ms.min(at_ms)) + quiet_ms,
             None => now_ms > calm_from_ms + self.world.scenario.checks.settle_ms,
@@ -287,7 +306,8 @@ impl Simulation {
     }
 
     fn is_finished(&self) -> bool {
-        self.client.done_at_ms().is_some() && self.coordinator.is_all_completed(u64::from(self.world.scenario.job.tasks))
+        self.client.done_at_ms().is_some()
+            && self.coordinator.is_all_completed(u64::from(self.world.scenario.job.tasks))
     }
 
     /// What must hold when everything has become quiet.

@@ -20,7 +20,12 @@ pub enum Waiter {
     Settled(SessionId),
     /// A numbered message of a host.
     Report(SessionId, u64),
-    Assign { pool: PoolKey, generation: u64, node: NodeKey, asked: Vec<TaskKey> },
+    Assign {
+        pool: PoolKey,
+        generation: u64,
+        node: NodeKey,
+        asked: Vec<TaskKey>,
+    },
     Allocation(Allocation),
     /// Something that was due: a cursor, a retry, a deadline.
     Due,
@@ -76,4 +81,3 @@ impl Log {
         self.in_flight
     }
 }
-

@@ -40,9 +40,15 @@ pub enum Timer {
     Flush,
     /// Leases are looked at.
     Tick,
-    Plan { pool: PoolKey, generation: u64 },
+    Plan {
+        pool: PoolKey,
+        generation: u64,
+    },
     /// A chunk was built and is handed over.
-    Hand { node: NodeKey, attempts: Vec<AttemptRef> },
+    Hand {
+        node: NodeKey,
+        attempts: Vec<AttemptRef>,
+    },
     /// Something may be due.
     Due,
 }
@@ -123,7 +129,9 @@ impl Coordinator {
             let what = format!("{} rows differ after replay, first {key:02x?}", recovery.differing.len());
             world.oracle.violated(now_ms, "replicas_identical_at_same_index", what);
         }
-        world.note(Source::Coordinator, "start", &self.epoch.to_le_bytes(), || format!("index {}", self.index));
+        world.note(Source::Coordinator, "start", &self.epoch.to_le_bytes(), || {
+            format!("index {}", self.index)
+        });
         let cluster = recovery.cluster;
         let mut leases = LeaseBook::new(now_ms, world.scenario.cluster.lease_ms);
         for host in cluster.hosts() {
@@ -163,7 +171,9 @@ impl Coordinator {
         let power_fails = world.chance.coin();
         for session in leader.connections.into_keys() {
             if power_fails {
-                if let Some((at_ms, notice)) = world.network.vanish(world.now_ms(), session, Side::Coordinator) {
+                if let Some((at_ms, notice)) =
+                    world.network.vanish(world.now_ms(), session, Side::Coordinator)
+                {
                     world.queue.at(at_ms, Event::Notice(notice));
                 }
             } else {
@@ -252,7 +262,9 @@ impl Coordinator {
         world.counts.commands += entry.commands.len() as u64;
         let written = codec::encode(1, &(&entry.commands, &replies, &batch.writes)).unwrap_or_default();
         let index = entry.stamp.index;
-        world.note(Source::Coordinator, "applied", &written, || format!("{index}: {:?} → {replies:?}", entry.commands));
+        world.note(Source::Coordinator, "applied", &written, || {
+            format!("{index}: {:?} → {replies:?}", entry.commands)
+        });
         world.oracle.applied(world.queue.now_ms(), &leader.cluster, &batch);
         // Whoever waits and whoever listens are different actors: either may be first.
         if world.chance.coin() {
@@ -329,7 +341,11 @@ impl Coordinator {
         for event in events {
             match event {
                 News::Kill { node, attempt, reason } => {
-                    self.tell(world, *node, LeaderMessage::Kill { node: *node, attempt: *attempt, reason: *reason });
+                    self.tell(
+                        world,
+                        *node,
+                        LeaderMessage::Kill { node: *node, attempt: *attempt, reason: *reason },
+                    );
                 }
                 News::Recall { node, attempt } => {
                     self.tell(world, *node, LeaderMessage::Recall { node: *node, attempts: vec![*attempt] });
@@ -394,7 +410,9 @@ impl Coordinator {
 
     fn plan(&mut self, world: &mut World, pool: PoolKey, generation: u64) {
         let Some(leader) = &mut self.leader else { return };
-        let Some(group) = leader.groups.get_mut(&pool).filter(|group| group.generation == generation) else { return };
+        let Some(group) = leader.groups.get_mut(&pool).filter(|group| group.generation == generation) else {
+            return;
+        };
         group.plan_due = false;
         let decisions = group.dispatcher.plan(world.now(), &leader.cluster);
         for decision in decisions {
@@ -444,9 +462,11 @@ impl Coordinator {
 
     /// Hosts whose lease ran out are lost.
     fn tick(&mut self, world: &mut World) {
-        let Some(leader) = &mut self.leader else { return };
-        for host in leader.leases.lost(world.now_ms()) {
-            leader.leases.remove(host);
+        let lost = self.leader.as_ref().map(|leader| leader.leases.lost(world.now_ms()));
+        for host in lost.unwrap_or_default() {
+            if let Some(leader) = &mut self.leader {
+                leader.leases.remove(host);
+            }
             self.forget(world, host, true);
             if world.is_sabotaged(Sabotage::ForgetHostLoss) {
                 continue;
@@ -479,7 +499,9 @@ impl Coordinator {
             }
             match deadline {
                 Deadline::JobWallClock(job) => commands.push((account_of(job), Action::JobExpire { job })),
-                Deadline::JobEmptyGrace(job) => commands.push((account_of(job), Action::JobCheckComplete { job })),
+                Deadline::JobEmptyGrace(job) => {
+                    commands.push((account_of(job), Action::JobCheckComplete { job }))
+                }
                 Deadline::Retry(task) => retries.push(task),
             }
         }

@@ -15,9 +15,12 @@ pub fn chunk(cluster: &Cluster, disk: &Disk, node: NodeKey, attempts: &[AttemptR
     let mut chunk = TaskChunk { node, jobs: Vec::new(), tasks: Vec::new() };
     let mut job_index: BTreeMap<JobKey, u32> = BTreeMap::new();
     for attempt in attempts {
-        let Some(task) = cluster.task(attempt.task).filter(|task| task.attempt == attempt.attempt) else { continue };
+        let Some(task) = cluster.task(attempt.task).filter(|task| task.attempt == attempt.attempt) else {
+            continue;
+        };
         let spec = disk.get(&keys::task_cold(task.account, task.key));
-        let Some(spec) = spec.and_then(|bytes| codec::decode::<TaskSpec>(COLD_VERSION, bytes, codec::LIMIT_DEFAULT).ok())
+        let Some(spec) =
+            spec.and_then(|bytes| codec::decode::<TaskSpec>(COLD_VERSION, bytes, codec::LIMIT_DEFAULT).ok())
         else {
             continue;
         };

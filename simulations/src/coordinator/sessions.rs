@@ -14,7 +14,9 @@ use crate::world::{SessionId, Side};
 use lote_coordinator::scheduling::reconcile::{MissingEnd, Reconciliation};
 use lote_coordinator::state::{Action, Outcome, Reply, keys};
 use lote_shared::model::{AttemptOutcome, AttemptRef, HostKey, NodeKey};
-use lote_shared::protocol::host::{AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome};
+use lote_shared::protocol::host::{
+    AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome,
+};
 use lote_shared::protocol::session::{self, Accept, Limits, Resume, Session};
 
 #[derive(Debug)]
@@ -32,8 +34,15 @@ enum Stage {
     /// Its `HostJoined` is on its way.
     Joining(Box<Hello>),
     /// What it no longer has is being settled; so many proposals are to be answered.
-    Settling { hello: Box<Hello>, host: HostKey, left: usize, early: Option<Box<Reconciliation>> },
-    Open { host: HostKey },
+    Settling {
+        hello: Box<Hello>,
+        host: HostKey,
+        left: usize,
+        early: Option<Box<Reconciliation>>,
+    },
+    Open {
+        host: HostKey,
+    },
 }
 
 fn peer_id(peer: u32) -> String {
@@ -44,7 +53,8 @@ impl Coordinator {
     /// A host's connection.
     pub fn accept(&mut self, session: SessionId, peer: u32) {
         if let Some(leader) = &mut self.leader {
-            let connection = Connection { peer, stage: Stage::Greeting, session: Session::new(Limits::default()) };
+            let connection =
+                Connection { peer, stage: Stage::Greeting, session: Session::new(Limits::default()) };
             leader.connections.insert(session, connection);
         }
     }
@@ -63,7 +73,9 @@ impl Coordinator {
                     self.end(world, id);
                 }
             }
-            Packet::FromHost(Frame::Lease(_)) | Packet::Welcome(_) | Packet::FromLeader(_) => self.end(world, id),
+            Packet::FromHost(Frame::Lease(_)) | Packet::Welcome(_) | Packet::FromLeader(_) => {
+                self.end(world, id)
+            }
         }
     }
 
@@ -179,7 +191,9 @@ impl Coordinator {
     fn ping(&mut self, world: &mut World, id: SessionId, sent_ms: u64) {
         let now_ms = world.now_ms();
         let Some(leader) = &mut self.leader else { return };
-        let Some(Connection { stage: Stage::Open { host }, .. }) = leader.connections.get(&id) else { return };
+        let Some(Connection { stage: Stage::Open { host }, .. }) = leader.connections.get(&id) else {
+            return;
+        };
         let host = *host;
         if leader.current.get(&host) != Some(&id) {
             return;

@@ -18,11 +18,18 @@ const EXIT_KILL: i32 = 137;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Timer {
     /// The process ends by itself, with this code.
-    Ends { key: String, exit_code: i32 },
+    Ends {
+        key: String,
+        exit_code: i32,
+    },
     /// It gives in to SIGTERM.
-    Terminated { key: String },
+    Terminated {
+        key: String,
+    },
     /// Its grace is over.
-    Killed { key: String },
+    Killed {
+        key: String,
+    },
     Deadline,
 }
 
@@ -104,7 +111,10 @@ impl Keeper {
         }
         let mut effects = vec![Effect::Born(attempt)];
         if let Some(run_ms) = lifetime.run_ms {
-            effects.push(Effect::At(now_ms + run_ms, Timer::Ends { key: key.clone(), exit_code: lifetime.exit_code }));
+            effects.push(Effect::At(
+                now_ms + run_ms,
+                Timer::Ends { key: key.clone(), exit_code: lifetime.exit_code },
+            ));
         }
         let process = Process { attempt, lifetime, started_ms: now_ms, context, ending: None };
         self.running.insert(key, process);
@@ -199,7 +209,9 @@ mod tests {
     fn run(keeper: &mut Keeper, mut timers: Vec<(u64, Timer)>, until_ms: u64) -> Vec<(u64, u64, Cause)> {
         let mut deaths = Vec::new();
         timers.sort_by_key(|(at_ms, _)| *at_ms);
-        while let Some((at_ms, timer)) = (!timers.is_empty()).then(|| timers.remove(0)).filter(|(at, _)| *at <= until_ms) {
+        while let Some((at_ms, timer)) =
+            (!timers.is_empty()).then(|| timers.remove(0)).filter(|(at, _)| *at <= until_ms)
+        {
             for effect in keeper.tick(at_ms, timer) {
                 match effect {
                     Effect::At(at_ms, timer) => timers.push((at_ms, timer)),
@@ -236,7 +248,10 @@ mod tests {
         all.extend(timers(keeper.on(0, Request::Deadline { at_ms: 500, lease_ms: 1_000 })));
         all.extend(timers(keeper.on(400, Request::Deadline { at_ms: 1_000, lease_ms: 1_000 })));
         let deaths = run(&mut keeper, all, 10_000);
-        assert_eq!(deaths, [(900, 3, Cause::Itself), (1_007, 2, Cause::Deadline), (1_200, 1, Cause::Deadline)]);
+        assert_eq!(
+            deaths,
+            [(900, 3, Cause::Itself), (1_007, 2, Cause::Deadline), (1_200, 1, Cause::Deadline)]
+        );
         // Nothing starts after it either.
         let late = spawn(&mut keeper, 4, None, None);
         assert_eq!(late, []);

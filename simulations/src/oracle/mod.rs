@@ -56,8 +56,8 @@ impl Oracle {
         }
     }
 
-    pub fn born(&mut self, at_ms: u64, host: u32, attempt: AttemptRef, slots: u16, node_slots: u16) {
-        let result = self.live.born(host, attempt, slots, node_slots);
+    pub fn born(&mut self, at_ms: u64, host: u32, attempt: AttemptRef, slots: u16, host_slots: u32) {
+        let result = self.live.born(host, attempt, slots, host_slots);
         self.note(at_ms, "one_live_attempt_per_task", result);
     }
 
@@ -121,11 +121,17 @@ impl Oracle {
         let open = cluster.all_tasks().find(|task| !matches!(task.place, TaskPlace::Completed { .. }));
         if let Some(task) = open {
             let reason = cluster.explain_task(task.key).map_or_else(String::new, |reason| reason.to_string());
-            let count = cluster.all_tasks().filter(|task| !matches!(task.place, TaskPlace::Completed { .. })).count();
-            let what = format!("{count} tasks are not completed; task {} is {:?}: {reason}", task.key, task.place);
+            let count =
+                cluster.all_tasks().filter(|task| !matches!(task.place, TaskPlace::Completed { .. })).count();
+            let what =
+                format!("{count} tasks are not completed; task {} is {:?}: {reason}", task.key, task.place);
             self.violated(at_ms, "everything_finishes", what);
         } else if let Some(attempt) = self.live.any() {
-            self.violated(at_ms, "everything_finishes", format!("{attempt} still runs although its task is completed"));
+            self.violated(
+                at_ms,
+                "everything_finishes",
+                format!("{attempt} still runs although its task is completed"),
+            );
         }
     }
 }

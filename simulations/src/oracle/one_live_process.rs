@@ -20,15 +20,21 @@ pub struct LiveProcesses {
 }
 
 impl LiveProcesses {
-    pub fn born(&mut self, host: u32, attempt: AttemptRef, slots: u16, node_slots: u16) -> Result<(), String> {
+    pub fn born(
+        &mut self,
+        host: u32,
+        attempt: AttemptRef,
+        slots: u16,
+        host_slots: u32,
+    ) -> Result<(), String> {
         self.alone(attempt, host)?;
         if self.processes.insert(attempt, Process { host, slots, still: false }).is_some() {
             return Err(format!("{attempt} was started again on host {host} while it runs"));
         }
         let used = self.slots_used.entry(host).or_default();
         *used += u32::from(slots);
-        if *used > u32::from(node_slots) {
-            return Err(format!("host {host} runs {used} slots' worth of tasks and has {node_slots}"));
+        if *used > host_slots {
+            return Err(format!("host {host} runs {used} slots' worth of tasks and has {host_slots}"));
         }
         Ok(())
     }
@@ -42,7 +48,10 @@ impl LiveProcesses {
     }
 
     pub fn frozen(&mut self, host: u32) {
-        self.processes.values_mut().filter(|process| process.host == host).for_each(|process| process.still = true);
+        self.processes
+            .values_mut()
+            .filter(|process| process.host == host)
+            .for_each(|process| process.still = true);
     }
 
     pub fn thawed(&mut self, attempt: AttemptRef) -> Result<(), String> {
@@ -59,10 +68,15 @@ impl LiveProcesses {
     fn alone(&self, attempt: AttemptRef, host: u32) -> Result<(), String> {
         let first = AttemptRef { attempt: lote_shared::model::Attempt(0), ..attempt };
         let last = AttemptRef { attempt: lote_shared::model::Attempt(u32::MAX), ..attempt };
-        let others = self.processes.range(first..=last).filter(|(other, process)| **other != attempt && !process.still);
+        let others = self
+            .processes
+            .range(first..=last)
+            .filter(|(other, process)| **other != attempt && !process.still);
         match others.map(|(other, process)| (*other, process.host)).next() {
             None => Ok(()),
-            Some((other, there)) => Err(format!("{attempt} runs on host {host} while {other} runs on host {there}")),
+            Some((other, there)) => {
+                Err(format!("{attempt} runs on host {host} while {other} runs on host {there}"))
+            }
         }
     }
 }

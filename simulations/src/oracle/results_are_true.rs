@@ -22,7 +22,9 @@ impl Results {
         let TaskPlace::Completed { result } = task.place else {
             return match self.completed.get(&key) {
                 None => Ok(()),
-                Some(attempt) => Err(format!("task {key} was completed by {attempt} and is {:?}", task.place)),
+                Some(attempt) => {
+                    Err(format!("task {key} was completed by {attempt} and is {:?}", task.place))
+                }
             };
         };
         let attempt = task.attempt_ref();
@@ -39,7 +41,9 @@ impl Results {
             return Err(format!("task {key} succeeded, but the process of {attempt} ended with {exit:?}"));
         }
         if code.is_some() && code != exit {
-            return Err(format!("task {key} has exit code {code:?}, but the process of {attempt} ended with {exit:?}"));
+            return Err(format!(
+                "task {key} has exit code {code:?}, but the process of {attempt} ended with {exit:?}"
+            ));
         }
         Ok(())
     }

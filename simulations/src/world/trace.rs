@@ -6,6 +6,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+/// Longest text of a line.
+const DETAIL_MAX: usize = 400;
+
 /// Who an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
@@ -102,7 +105,8 @@ impl Trace {
             if self.lines.len() == self.keep {
                 self.lines.pop_front();
             }
-            self.lines.push_back(Line { at_ms, source, kind, detail: detail() });
+            let detail = detail().chars().take(DETAIL_MAX).collect();
+            self.lines.push_back(Line { at_ms, source, kind, detail });
         }
     }
 
