@@ -11,6 +11,7 @@ use crate::scenario::Scenario;
 use crate::world::{
     Arrival, LinkId, Network, NetworkSettings, Notice, Queue, Random, SessionId, Side, Source, Stream, Trace,
 };
+use lote_coordinator::state::Cluster;
 use lote_shared::model::Timestamp;
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{Frame, Hello, HostMessage, LeaderMessage, Welcome};
@@ -166,6 +167,8 @@ impl Simulation {
             self.check_end();
         }
         let hash = self.world.trace.hash();
+        let retries = |cluster: &Cluster| cluster.all_tasks().map(|task| u64::from(task.retry_count)).sum();
+        self.world.counts.retries = self.coordinator.cluster().map_or(0, retries);
         let World { scenario, queue, trace, oracle, counts, .. } = self.world;
         Report {
             scenario: scenario.name,

@@ -293,10 +293,8 @@ impl Coordinator {
             }
             Waiter::Joined(session) => self.joined(world, session, reply),
             Waiter::Settled(session) => self.settled(world, session),
-            Waiter::Report(session, number) => {
-                world.counts.fenced += u64::from(reply.is_err());
-                self.durable(world, session, number);
-            }
+            // Refused for good is as settled as taken.
+            Waiter::Report(session, number) => self.durable(world, session, number),
             Waiter::Assign { pool, generation, node, asked } => {
                 let attempts = match reply {
                     Ok(Outcome::Assigned(attempts)) => attempts,

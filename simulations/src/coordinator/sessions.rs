@@ -237,6 +237,11 @@ impl Coordinator {
                 return self.durable(world, id, number);
             }
             HostMessage::Report { node, mut attempts } => {
+                let cluster = &leader.cluster;
+                let latest = |attempt: AttemptRef| cluster.task(attempt.task).map(|task| task.attempt);
+                let old =
+                    attempts.iter().filter(|report| latest(report.attempt) != Some(report.attempt.attempt));
+                world.counts.fenced += old.count() as u64;
                 if world.is_sabotaged(Sabotage::SkipFence) {
                     for report in &mut attempts {
                         if let Some(task) = leader.cluster.task(report.attempt.task) {
