@@ -59,7 +59,8 @@ pub async fn serve(mut incoming: Incoming, roots: Roots) {
 }
 
 async fn answer(mut stream: Stream, roots: Roots) {
-    let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST_WITHIN, stream.receive::<Request>()).await else {
+    let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST_WITHIN, stream.receive::<Request>()).await
+    else {
         return;
     };
     let done = tokio::task::spawn_blocking(move || {
@@ -127,7 +128,8 @@ fn carry_out(root: &Path, operation: Operation) -> Result<(Response, Option<File
             Ok((Response::Content { properties, start, length: end - start }, Some(File::from(file))))
         }
         Operation::List { path, prefix, recursive, after, max } => {
-            let wanted = Wanted { prefix: &prefix, after: after.as_deref(), recursive, max: max.min(ENTRIES_MAX) };
+            let wanted =
+                Wanted { prefix: &prefix, after: after.as_deref(), recursive, max: max.min(ENTRIES_MAX) };
             let (entries, more) = root.list(&path, &wanted)?;
             only(Response::Entries { entries, more })
         }

@@ -96,16 +96,22 @@ mod tests {
     fn task_directories_have_both_forms() {
         assert_eq!(task_path("render", "t1").as_deref(), Some("workitems/render/job-1/t1"));
         assert_eq!(task_path("nightly:job-3", "t1").as_deref(), Some("workitems/nightly/job-3/t1"));
-        for (job, task) in [("..", "t"), ("a/b", "t"), ("a", ".."), ("a", ""), (":job-1", "t"), ("a:b:c", "t")] {
+        for (job, task) in
+            [("..", "t"), ("a/b", "t"), ("a", ".."), ("a", ""), (":job-1", "t"), ("a:b:c", "t")]
+        {
             assert_eq!(task_path(job, task), None, "{job} {task}");
         }
     }
 
     #[test]
     fn paths_stay_inside() {
-        for (path, clean) in
-            [("a/b", Some("a/b")), ("a//b/./c", Some("a/b/c")), ("", Some("")), ("a/", Some("a")), ("..a", Some("..a"))]
-        {
+        for (path, clean) in [
+            ("a/b", Some("a/b")),
+            ("a//b/./c", Some("a/b/c")),
+            ("", Some("")),
+            ("a/", Some("a")),
+            ("..a", Some("..a")),
+        ] {
             assert_eq!(inside(path), clean.map(PathBuf::from), "{path}");
         }
         for path in ["/a", "../a", "a/../../b", "a/..", "a\0b"] {

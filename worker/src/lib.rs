@@ -1,7 +1,165 @@
-//! The worker.
+//! The worker: runs tasks on a machine for a cluster.
+//!
+//! * [`keeper`]: the small process that owns task processes and outlives this one.
+//! * [`attempt`]: one run of a task, from its directory to its report.
+//! * [`node`]: a slice of the host granted to a pool: slots, start task, directories.
+//! * [`host`]: keeper, nodes and the session with the leader, supervised as generations.
+//! * [`files`]: reading the nodes' files for the API.
+//!
+//! ```text
+//!  leader ◄─ session ─► Host ─► NodeActor ─► AttemptActor ─► keeper ─► process
+//!                                (NodeMachine) (AttemptMachine)
+//! ```
+//!
+//! For now tasks run as the user of the worker process, whatever their `userIdentity`; users of their own are the
+//! matter of `isolation/`.
+
 pub mod attempt;
+mod clock;
+mod context;
 pub mod files;
+pub mod host;
 mod journal;
 pub mod keeper;
 pub mod layout;
 pub mod node;
+mod outgoing;
+mod session;
+
+pub use session::Coordinator;
+
+use attempt::http::{HttpStore, Limits};
+use attempt::transfer::{self, Retries};
+use files::Roots;
+use host::{Control, Supervisor};
+use lote_shared::model::HostCapacity;
+use lote_shared::network::{self, Identity, Multiaddr, Network, PeerId, Protocol, Role};
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Config(&'static str),
+    #[error("the data directory `{}` cannot be used: {source}", path.display())]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Identity(#[from] network::identity::Error),
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    #[error("the HTTP client cannot be made: {0}")]
+    Http(#[from] transfer::Error),
+    #[error("the worker's thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// How a worker runs; start from [`WorkerConfig::new`].
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Holds identity, keeper and nodes.
+    pub data_dir: PathBuf,
+    /// The host's name, for people.
+    pub name: String,
+    /// Tried in turn until one welcomes this host.
+    pub coordinators: Vec<Coordinator>,
+    pub capacity: HostCapacity,
+    /// Program and first arguments that start the keeper; `--dir <data dir>/keeper` is added.
+    pub keeper_command: Vec<OsString>,
+    /// Where tasks of this host can be reached, as nodes show it.
+    pub address: String,
+    /// Where to listen for peers; empty = only dial.
+    pub listen: Vec<Multiaddr>,
+    /// `None`: kept in `<data dir>/identity`.
+    pub identity: Option<Identity>,
+    /// Between SIGTERM and SIGKILL for tasks that are ended.
+    pub grace: Duration,
+    pub transfers: Limits,
+    pub retries: Retries,
+    /// `USER` and `LOGNAME` of tasks.
+    pub user: String,
+    /// `AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES`; 0 = a tenth of the disk.
+    pub reserved_disk_bytes: u64,
+}
+
+/// A running worker. Dropping it without [`Worker::shutdown`] is like a crash: tasks run on under the keeper until
+/// the lease ends, and a worker started on the same directory finds them again.
+pub struct Worker {
+    control: mpsc::Sender<Control>,
+    thread: Option<JoinHandle<()>>,
+    network: Network,
+}
+
+impl Worker {
+    /// Starts the keeper, if none runs, and the session with a coordinator; returns at once, the rest goes on in a
+    /// thread of its own. Must be called on a tokio runtime, which carries the network.
+    ///
+    /// The coordinators must allow this host's peer id ([`Worker::peer`], the id of [`WorkerConfig::identity`]).
+    pub async fn start(mut config: WorkerConfig) -> Result<Worker, Error> {
+        config.check()?;
+        let unusable = |path: PathBuf| move |source| Error::DataDir { path, source };
+        std::fs::create_dir_all(&config.data_dir).map_err(unusable(config.data_dir.clone()))?;
+        config.data_dir = config.data_dir.canonicalize().map_err(unusable(config.data_dir.clone()))?;
+        if config.data_dir.to_str().is_none() {
+            return Err(Error::Config("the data directory's name must be UTF-8"));
+        }
+        if config.reserved_disk_bytes == 0 {
+            let disk = rustix::fs::statvfs(&config.data_dir);
+            let bytes = disk.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
+            config.reserved_disk_bytes = bytes.map_err(|e| unusable(config.data_dir.clone())(e.into()))?;
+        }
+        let identity = match config.identity.clone() {
+            Some(identity) => identity,
+            None => Identity::load_or_create(&config.data_dir.join("identity"))?,
+        };
+        let network = Network::start(network::Config::new(identity, config.listen.clone())).await?;
+        network.set_allowed(config.coordinators.iter().map(|(peer, _)| (*peer, Role::Coordinator)).collect());
+        for (peer, addresses) in &config.coordinators {
+            for address in addresses {
+                network.add_address(*peer, address.clone());
+            }
+        }
+        let roots = Roots::default();
+        tokio::spawn(files::serve(network.accept(Protocol::Files)?, roots.clone()));
+        let store = HttpStore::new(config.transfers)?;
+        let (control, receiver) = mpsc::channel(1);
+        let supervisor = Supervisor { config, network: network.clone(), roots, store, control: receiver };
+        let thread = std::thread::Builder::new()
+            .name("lote-worker".to_owned())
+            .spawn(move || supervisor.run())
+            .map_err(Error::Thread)?;
+        Ok(Worker { control, thread: Some(thread), network })
+    }
+
+    /// This host's id in the network.
+    pub fn peer(&self) -> PeerId {
+        self.network.peer()
+    }
+
+    /// Ends every task within `grace` (they are reported as lost, so that they run again elsewhere, uncounted),
+    /// stops the keeper, and leaves nothing running.
+    pub async fn shutdown(mut self, grace: Duration) {
+        let (done, stopped) = oneshot::channel();
+        if self.control.send(Control::Stop { grace, done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.network.shutdown().await;
+    }
+
+    /// Stops this worker and leaves its tasks to the keeper, as an upgrade does: the next worker on the same
+    /// directory finds them again.
+    pub async fn detach(mut self) {
+        let (control, _) = mpsc::channel(1);
+        self.control = control;
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.network.shutdown().await;
+    }
+}

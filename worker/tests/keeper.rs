@@ -71,7 +71,8 @@ impl Bench {
                 return self.seen.remove(found);
             }
             let left = PATIENCE.saturating_sub(started.elapsed());
-            let batch = tokio::time::timeout(left, self.connection.events.recv()).await.expect("no event in time");
+            let batch =
+                tokio::time::timeout(left, self.connection.events.recv()).await.expect("no event in time");
             self.seen.extend(batch.expect("the connection ended"));
         }
     }
@@ -224,7 +225,8 @@ async fn leftovers_of_a_normal_exit_are_ended_and_neighbours_live() {
     let mut bench = Bench::new().await;
     bench.shell("neighbour", "setsid sh -c 'echo $$ > child; exec sleep 1000' & wait");
     let child = bench.lines("child", 1).await.remove(0);
-    bench.shell("main", &format!("{DAEMONS} while [ $(wc -l < daemons) -lt 4 ]; do sleep 0.01; done; exit 3"));
+    bench
+        .shell("main", &format!("{DAEMONS} while [ $(wc -l < daemons) -lt 4 ]; do sleep 0.01; done; exit 3"));
     let exit = bench.exit("main").await;
     assert_eq!((exit.exit_code, exit.cause), (3, Cause::Itself), "leftovers don't change the outcome");
     assert_eq!(alive(bench.directory.path(), "main"), Vec::<String>::new());
@@ -334,7 +336,8 @@ fn keeper_process(directory: &Path) -> i32 {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
-        if command.contains("lote-test-keeper") && command.contains(&*directory.join("keeper").to_string_lossy())
+        if command.contains("lote-test-keeper")
+            && command.contains(&*directory.join("keeper").to_string_lossy())
         {
             return entry.file_name().to_str().unwrap().parse().unwrap();
         }
@@ -398,7 +401,9 @@ async fn five_hundred_short_tasks_each_end_once() {
     }
     let mut ends = BTreeMap::new();
     while ends.len() < 500 {
-        let Event::Exited(exit) = bench.next(|event| matches!(event, Event::Exited(_))).await else { continue };
+        let Event::Exited(exit) = bench.next(|event| matches!(event, Event::Exited(_))).await else {
+            continue;
+        };
         bench.send(Request::Acknowledge { key: exit.key.clone() });
         assert_eq!(exit.exit_code, 0);
         assert_eq!(ends.insert(exit.key, exit.ended_ms), None);

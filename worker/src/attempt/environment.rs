@@ -48,10 +48,8 @@ pub fn environment(sources: &Sources<'_>) -> BTreeMap<String, String> {
     service.insert("AZ_BATCH_NODE_MOUNTS_DIR", text(&root.join("fsmounts")));
     service.insert("AZ_BATCH_TASK_DIR", text(&sources.directories.directory));
     service.insert("AZ_BATCH_TASK_WORKING_DIR", working.clone());
-    service.insert(
-        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES",
-        sources.reserved_disk_bytes.to_string(),
-    );
+    service
+        .insert("AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES", sources.reserved_disk_bytes.to_string());
     let mut users: Vec<&EnvironmentSetting> = Vec::new();
     if let Some((job_id, task_id, job_settings)) = sources.task {
         service.insert("AZ_BATCH_JOB_ID", job_id.to_owned());
@@ -132,8 +130,10 @@ mod tests {
     }
 
     fn settings(pairs: &[(&str, &str)]) -> Vec<EnvironmentSetting> {
-        let setting =
-            |(name, value): &(&str, &str)| EnvironmentSetting { name: (*name).into(), value: (*value).into() };
+        let setting = |(name, value): &(&str, &str)| EnvironmentSetting {
+            name: (*name).into(),
+            value: (*value).into(),
+        };
         pairs.iter().map(setting).collect()
     }
 

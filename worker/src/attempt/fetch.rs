@@ -71,7 +71,8 @@ async fn fetch_container(
                 make_directory(&working.join(below).join(path)).await?;
                 continue;
             }
-            let url = source.blob_url(container, &blob.name).map_err(|error| list_failure(&error, container))?;
+            let url =
+                source.blob_url(container, &blob.name).map_err(|error| list_failure(&error, container))?;
             run.insert(below.join(path), Item { url, mode });
         }
         fetch_run(source, run, working, retries).await?;

@@ -69,8 +69,8 @@ impl HttpStore {
         // Refused if a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let redirects = redirect::Policy::custom(|attempt| {
-            let downgrade =
-                attempt.previous().last().is_some_and(|url| url.scheme() == "https") && attempt.url().scheme() != "https";
+            let downgrade = attempt.previous().last().is_some_and(|url| url.scheme() == "https")
+                && attempt.url().scheme() != "https";
             if downgrade {
                 attempt.error("a redirect from https to http is refused")
             } else if attempt.previous().len() > REDIRECTS_MAX {
@@ -317,7 +317,10 @@ fn parse_list(xml: &[u8]) -> Result<Page, Error> {
             Event::Eof => break,
             Event::Start(start) => {
                 value.clear();
-                encoded = start.attributes().flatten().any(|a| a.key.as_ref() == b"Encoded" && &*a.value == b"true");
+                encoded = start
+                    .attributes()
+                    .flatten()
+                    .any(|a| a.key.as_ref() == b"Encoded" && &*a.value == b"true");
                 path.push(start.name().as_ref().to_vec());
             }
             Event::Text(part) => value.push_str(&part.decode().map_err(|error| broken(error.to_string()))?),
@@ -344,7 +347,9 @@ fn parse_list(xml: &[u8]) -> Result<Page, Error> {
                         let name = name.take().ok_or_else(|| broken("a blob without a name".into()))?;
                         page.blobs.push(Listed { name, length: std::mem::take(&mut length) });
                     }
-                    [b"NextMarker"] => page.next = Some(value.trim().to_owned()).filter(|next| !next.is_empty()),
+                    [b"NextMarker"] => {
+                        page.next = Some(value.trim().to_owned()).filter(|next| !next.is_empty())
+                    }
                     _ => {}
                 }
                 path.pop();
@@ -370,7 +375,10 @@ mod tests {
         let page = parse_list(xml).unwrap();
         assert_eq!(page.blobs, [listed("a/b & c\u{e4}.txt", 12), listed("x\u{fffe}y", 0)]);
         assert_eq!(page.next.as_deref(), Some("2!8"));
-        assert_eq!(parse_list(b"<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>").unwrap(), Page::default());
+        assert_eq!(
+            parse_list(b"<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>").unwrap(),
+            Page::default()
+        );
         for bad in ["<EnumerationResults><Blobs>", "<a><b></a>", "\u{1}\u{fffd}<"] {
             assert!(parse_list(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -380,7 +388,11 @@ mod tests {
     fn blob_urls_are_made_in_both_styles() {
         let store = HttpStore::new(Limits::default()).unwrap();
         for (container, name, expected) in [
-            ("https://acc.blob.x/c?sv=1&sig=a%2Bb", "d/e f.txt", "https://acc.blob.x/c/d/e%20f.txt?sv=1&sig=a%2Bb"),
+            (
+                "https://acc.blob.x/c?sv=1&sig=a%2Bb",
+                "d/e f.txt",
+                "https://acc.blob.x/c/d/e%20f.txt?sv=1&sig=a%2Bb",
+            ),
             ("http://127.0.0.1:11001/acc/c/?sig=x", "ü#?", "http://127.0.0.1:11001/acc/c/%C3%BC%23%3F?sig=x"),
             ("http://h/c", "../x", "http://h/c/../x"),
         ] {

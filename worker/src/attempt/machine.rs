@@ -34,8 +34,15 @@ pub struct Plan {
 /// How the process ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessEnd {
-    Exited { exit_code: i32, cause: Cause, survivors: u32 },
-    NotSpawned { error: SpawnError, message: String },
+    Exited {
+        exit_code: i32,
+        cause: Cause,
+        survivors: u32,
+    },
+    NotSpawned {
+        error: SpawnError,
+        message: String,
+    },
     /// The keeper died, and the process with it.
     KeeperLost,
 }
@@ -50,9 +57,13 @@ pub enum Input {
     /// All uploads were tried; the first failure.
     Uploaded(Option<FailureInfo>),
     Kill(KillReason),
-    WallClock { wall_clock_ms: Option<u64> },
+    WallClock {
+        wall_clock_ms: Option<u64>,
+    },
     /// The worker shuts down: the attempt is to be run again elsewhere, uncounted.
-    HostStopping { grace_ms: u64 },
+    HostStopping {
+        grace_ms: u64,
+    },
     /// Time passed.
     Tick,
 }
@@ -65,11 +76,16 @@ pub enum Effect {
     CancelTransfer,
     Launch,
     /// End the process tree; answered by [`Input::Process`].
-    EndProcess { grace_ms: u64 },
+    EndProcess {
+        grace_ms: u64,
+    },
     /// Upload these output files (indices); answered by [`Input::Uploaded`].
     Upload(Vec<usize>),
     /// The last effect.
-    Finish { outcome: AttemptOutcome, survivors: u32 },
+    Finish {
+        outcome: AttemptOutcome,
+        survivors: u32,
+    },
 }
 
 /// Why the attempt is being ended from outside.
@@ -157,7 +173,9 @@ impl AttemptMachine {
                 self.finish(outcome, survivors)
             }
             // The answer to a step that was left meanwhile.
-            (_, Input::Prepared(_) | Input::Fetched(_) | Input::Process(_) | Input::Uploaded(_)) => Vec::new(),
+            (_, Input::Prepared(_) | Input::Fetched(_) | Input::Process(_) | Input::Uploaded(_)) => {
+                Vec::new()
+            }
         }
     }
 
@@ -241,7 +259,9 @@ impl AttemptMachine {
             }
             (Cause::Asked, Some(Ending::WallClock)) => Ended::WallClock(Some(exit_code)),
             // The keeper was asked by its own operator.
-            (Cause::Asked, None) => return self.finish(lost("the keeper of the host was stopped"), survivors),
+            (Cause::Asked, None) => {
+                return self.finish(lost("the keeper of the host was stopped"), survivors);
+            }
             // It ended by itself, perhaps at the very moment its time ran out.
             (Cause::Itself, _) => Ended::Exited(exit_code),
         };

@@ -6,6 +6,7 @@
 //! * [`transfer`]: the trait through which files come and go; [`http`] is its first implementation.
 //! * [`fetch`], [`upload`], [`directories`]: the steps that touch disk and network.
 
+pub mod actor;
 pub mod directories;
 pub mod environment;
 pub mod fetch;

@@ -77,7 +77,8 @@ impl Pattern {
         let mut found = Vec::new();
         if self.rest.is_empty() {
             if self.base.is_file() {
-                let name = self.base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                let name =
+                    self.base.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 found.push(Match { path: self.base.clone(), name });
             }
             return found;
@@ -325,7 +326,8 @@ mod tests {
         let task = tree(&["a/file"]);
         std::os::unix::fs::symlink("..", task.path().join("a/up")).unwrap();
         std::os::unix::fs::symlink("a/file", task.path().join("link")).unwrap();
-        let find = |text| Pattern::parse(text, task.path()).find().into_iter().map(|m| m.name).collect::<Vec<_>>();
+        let find =
+            |text| Pattern::parse(text, task.path()).find().into_iter().map(|m| m.name).collect::<Vec<_>>();
         assert_eq!(find("**/file"), ["a/file"]);
         assert_eq!(find("*"), ["link"]);
         assert_eq!(find("a/up/a/f*"), ["file"]);

@@ -40,7 +40,10 @@ pub async fn upload_all(
         let found = tokio::task::spawn_blocking(move || find(&wanted, &place_)).await;
         let (items, left_out) = found.unwrap_or_default();
         for path in left_out {
-            logs.out(&format!("`{}` is a link that leads out of the node's directory; not uploaded", path.display()));
+            logs.out(&format!(
+                "`{}` is a link that leads out of the node's directory; not uploaded",
+                path.display()
+            ));
         }
         if items.is_empty() {
             logs.out(&format!("no file matches `{looked}`"));

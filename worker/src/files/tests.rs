@@ -51,7 +51,14 @@ impl Tree {
         Ok(String::from_utf8(bytes).unwrap())
     }
 
-    fn list(&self, path: &str, prefix: &str, recursive: bool, after: Option<&str>, max: u32) -> (Vec<String>, bool) {
+    fn list(
+        &self,
+        path: &str,
+        prefix: &str,
+        recursive: bool,
+        after: Option<&str>,
+        max: u32,
+    ) -> (Vec<String>, bool) {
         let operation = Operation::List {
             path: path.into(),
             prefix: prefix.into(),
@@ -97,7 +104,15 @@ fn ranges_are_clamped_and_checked() {
 #[test]
 fn nothing_outside_is_reached() {
     let tree = Tree::new();
-    for path in ["../secret/file", "/etc/passwd", "a/../../secret/file", "z/out", "z/outdir/file", "z/absolute/file", "z/loop"] {
+    for path in [
+        "../secret/file",
+        "/etc/passwd",
+        "a/../../secret/file",
+        "z/out",
+        "z/outdir/file",
+        "z/absolute/file",
+        "z/loop",
+    ] {
         // `z/out` leads to `root/secret`, which does not exist, and its sibling one further up.
         let expected = if path == "z/out" { Error::NotFound } else { Error::OutsideRoot };
         assert_eq!(tree.read(path, 0, None), Err(expected.clone()), "{path}");
@@ -110,7 +125,13 @@ fn nothing_outside_is_reached() {
     assert_eq!(tree.delete("z/outdir", true), Ok(Response::Deleted));
     assert!(tree.secret().exists());
     let listing = |path: &str| {
-        tree.run(Operation::List { path: path.into(), prefix: String::new(), recursive: true, after: None, max: 9 })
+        tree.run(Operation::List {
+            path: path.into(),
+            prefix: String::new(),
+            recursive: true,
+            after: None,
+            max: 9,
+        })
     };
     assert_eq!(listing("z/absolute"), Err(Error::OutsideRoot));
     assert_eq!(listing("none"), Err(Error::NotFound));

@@ -105,7 +105,11 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     if rustix::thread::gettid() != rustix::process::getpid() {
         return Err(Error::NotMainThread);
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(context("create the directory"))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(context("create the directory"))?;
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -124,7 +128,8 @@ pub fn run(directory: &Path) -> Result<(), Error> {
 
     let id = identity(directory).map_err(context("read the keeper's id"))?;
     tree::kill_marked(&format!("{id}/"));
-    let (records, exits) = Journal::<Exit>::open(&directory.join("exits")).map_err(context("open the exit records"))?;
+    let (records, exits) =
+        Journal::<Exit>::open(&directory.join("exits")).map_err(context("open the exit records"))?;
     let mut table = Table::default();
     table.lease_ms = LEASE_DEFAULT_MS;
     table.alone_since_ms = sys::boottime_ms();
@@ -136,14 +141,12 @@ pub fn run(directory: &Path) -> Result<(), Error> {
         directory: directory.to_owned(),
         boot: rand::random(),
         id,
-        null: OpenOptions::new().read(true).write(true).open("/dev/null").map_err(context("open /dev/null"))?,
-        state: Mutex::new(State {
-            table,
-            records,
-            spawns: VecDeque::new(),
-            stream: None,
-            finished: false,
-        }),
+        null: OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(context("open /dev/null"))?,
+        state: Mutex::new(State { table, records, spawns: VecDeque::new(), stream: None, finished: false }),
         spawner: Condvar::new(),
         writer: Condvar::new(),
         warden: Condvar::new(),
@@ -157,7 +160,7 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(4) {
         start("spawner", |keeper| keeper.run_spawner())?;
     }
-    start("warden", |keeper| warden::run(keeper))?;
+    start("warden", warden::run)?;
     start("signals", |keeper| {
         while let Ok(signal) = sys::wait_for_termination() {
             // The hang-up of a terminal is none of our business.
@@ -225,7 +228,8 @@ fn exit_code(status: WaitStatus) -> i32 {
 
 /// Reaps dead re-parented processes and says whether living ones remain. Only on the main thread.
 fn orphans_live() -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::from_bits_retain(WAIT_NO_THREAD);
+    let options =
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::from_bits_retain(WAIT_NO_THREAD);
     loop {
         match waitid(WaitId::All, options) {
             Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -480,7 +484,10 @@ impl Keeper {
         loop {
             let batch: Vec<Event> = {
                 let mut state = self.lock();
-                while state.table.outbox.is_empty() && state.table.connection == number && state.table.connected {
+                while state.table.outbox.is_empty()
+                    && state.table.connection == number
+                    && state.table.connected
+                {
                     self.writer.wait(&mut state);
                 }
                 if state.table.connection != number || !state.table.connected {

@@ -51,7 +51,9 @@ pub fn spawn(request: &Spawn, marker: &str, null: &File) -> Result<u32, Failure>
     };
     sys::spawn(&image).map_err(|error| {
         let reason = match error.raw_os_error() {
-            Some(libc::ENOEXEC) => "it is neither a program for this machine nor a script with a `#!` line".into(),
+            Some(libc::ENOEXEC) => {
+                "it is neither a program for this machine nor a script with a `#!` line".into()
+            }
             Some(libc::ENOENT) => "its interpreter does not exist".into(),
             Some(libc::E2BIG) => "the command line and environment are too long".into(),
             _ => error.to_string(),
@@ -80,7 +82,9 @@ fn find_program(request: &Spawn) -> Result<PathBuf, Failure> {
     if name.contains('/') {
         let path = Path::new(&request.directory).join(name);
         return match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => Err((SpawnError::Launch, format!("`{name}` is a directory"))),
+            Ok(metadata) if metadata.is_dir() => {
+                Err((SpawnError::Launch, format!("`{name}` is a directory")))
+            }
             Ok(_) => Ok(path),
             Err(_) => Err((SpawnError::NotFound, format!("there is no program `{name}`"))),
         };

@@ -114,7 +114,9 @@ fn abandoned(table: &Table, now_ms: u64) -> bool {
 
 /// Sends what is due to the processes found of one attempt.
 fn step(keeper: &Keeper, state: &mut State, key: &str, found: &[(u32, tree::Process)], now_ms: u64) {
-    let Some(ending) = state.table.entries.get_mut(key).and_then(|entry| entry.ending.as_mut()) else { return };
+    let Some(ending) = state.table.entries.get_mut(key).and_then(|entry| entry.ending.as_mut()) else {
+        return;
+    };
     let send = |signal: Signal| {
         for (id, process) in found {
             tree::signal(*id, process, signal);

@@ -46,18 +46,31 @@ pub enum Request {
     Hello,
     Spawn(Box<Spawn>),
     /// Send one signal to every process of an attempt.
-    Signal { key: String, signal: i32 },
+    Signal {
+        key: String,
+        signal: i32,
+    },
     /// End an attempt's processes: SIGTERM, `grace_ms`, SIGKILL until none is left.
-    End { key: String, grace_ms: u64 },
+    End {
+        key: String,
+        grace_ms: u64,
+    },
     /// Answered by [`Event::Listing`].
     List,
     /// Every attempt is killed when `CLOCK_BOOTTIME` reaches `at_ms`; a later request replaces an earlier one.
     /// `lease_ms` is also how long the keeper outlives its last connection while nothing runs.
-    Deadline { at_ms: u64, lease_ms: u64 },
+    Deadline {
+        at_ms: u64,
+        lease_ms: u64,
+    },
     /// The exit of this attempt need not be kept any longer.
-    Acknowledge { key: String },
+    Acknowledge {
+        key: String,
+    },
     /// End everything with this grace and exit.
-    Shutdown { grace_ms: u64 },
+    Shutdown {
+        grace_ms: u64,
+    },
 }
 
 /// Who ended an attempt.
@@ -106,12 +119,22 @@ pub struct Running {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// Answer to [`Request::Hello`]. `boot` was drawn when this keeper started with nothing running.
-    Hello { boot: u64, process: u32 },
-    NotSpawned { key: String, error: SpawnError, message: String },
+    Hello {
+        boot: u64,
+        process: u32,
+    },
+    NotSpawned {
+        key: String,
+        error: SpawnError,
+        message: String,
+    },
     Exited(Exit),
     /// Everything held now: running attempts and exits not yet acknowledged, these with their context if this
     /// keeper started them.
-    Listing { running: Vec<Running>, exited: Vec<(Exit, Vec<u8>)> },
+    Listing {
+        running: Vec<Running>,
+        exited: Vec<(Exit, Vec<u8>)>,
+    },
     /// The last word before the keeper exits.
     Bye,
 }
@@ -129,8 +152,10 @@ pub enum Error {
 /// A frame with its length in front.
 pub fn encode<T: Serialize>(batch: &[T]) -> Result<Vec<u8>, Error> {
     let body = codec::encode(VERSION, &batch)?;
-    let length =
-        u32::try_from(body.len()).ok().filter(|l| *l <= FRAME_LIMIT_BYTES).ok_or(Error::TooLarge(body.len() as u64))?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|l| *l <= FRAME_LIMIT_BYTES)
+        .ok_or(Error::TooLarge(body.len() as u64))?;
     let mut frame = Vec::with_capacity(body.len() + 4);
     frame.extend_from_slice(&length.to_le_bytes());
     frame.extend_from_slice(&body);
@@ -221,7 +246,10 @@ mod tests {
             Event::Bye,
         ];
         let hex: String = encode(&events).unwrap().iter().map(|b| format!("{b:02x}")).collect();
-        expect_test::expect!["2900000001010500090401016b01016d02016bfb1e01020102000301016b01010101016bfb1e01020102000004"].assert_eq(&hex);
+        expect_test::expect![
+            "2900000001010500090401016b01016d02016bfb1e01020102000301016b01010101016bfb1e01020102000004"
+        ]
+        .assert_eq(&hex);
     }
 
     #[test]

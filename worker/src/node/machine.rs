@@ -16,10 +16,12 @@
 use super::prefetch::{Prefetch, worth_telling};
 use super::retention::{Kept, Place, Retention};
 use super::start::{StartProgress, Verdict};
-use lote_shared::model::{AttemptOutcome, AttemptRef, NodeError, StartTaskInfo, StartTaskState, TaskResult, Timestamp};
+use lote_shared::model::{
+    AttemptOutcome, AttemptRef, NodeError, StartTaskInfo, StartTaskState, TaskResult, Timestamp,
+};
 use lote_shared::protocol::host::{
-    AttemptEnd, AttemptReport, HostMessage, JobPart, KillReason, NodeGrant, NodePhase, TaskChunk, TaskDirectory,
-    TaskLaunch,
+    AttemptEnd, AttemptReport, HostMessage, JobPart, KillReason, NodeGrant, NodePhase, TaskChunk,
+    TaskDirectory, TaskLaunch,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -28,7 +30,9 @@ use std::sync::Arc;
 const SHORT_TASK_MS: u64 = 50;
 /// Reports are gathered this long after the last message of reports, ...
 const FLUSH_AFTER_MS: u64 = 2;
-/// ... or until there are so many.
+/// ... or so long while queued tasks keep the slots busy (a message saved is then worth more than its milliseconds),
+const FLUSH_AFTER_BUSY_MS: u64 = 8;
+/// or until there are so many.
 const FLUSH_AT_COUNT: usize = 256;
 /// Expired directories are looked for at most this often, and removed so many at a time.
 const SWEEP_EVERY_MS: u64 = 10_000;
@@ -63,7 +67,11 @@ impl Work {
 /// What `memory` is to keep over a restart of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Note {
-    StartTask(StartTaskInfo),
+    /// How the start task's last run ended, and its number.
+    StartTask {
+        run: u32,
+        info: StartTaskInfo,
+    },
     Kept(Place, Kept),
     Removed(Place),
 }
@@ -73,13 +81,23 @@ pub enum Effect {
     /// Make the node's directories; answered by [`NodeMachine::on_directories`].
     MakeDirectories,
     /// Run the start task; answered by [`NodeMachine::on_start_task_ended`].
-    RunStartTask { run: u32 },
+    RunStartTask {
+        run: u32,
+    },
     /// End the start task's run, or what it left running.
     EndStartTask,
     Start(Box<Work>),
-    Kill { attempt: AttemptRef, reason: KillReason },
-    WallClock { attempt: AttemptRef, wall_clock_ms: Option<u64> },
-    HostStopping { attempt: AttemptRef },
+    Kill {
+        attempt: AttemptRef,
+        reason: KillReason,
+    },
+    WallClock {
+        attempt: AttemptRef,
+        wall_clock_ms: Option<u64>,
+    },
+    HostStopping {
+        attempt: AttemptRef,
+    },
     Tell(HostMessage),
     /// Remove these task directories.
     RemoveDirectories(Vec<Place>),
@@ -162,9 +180,9 @@ impl NodeMachine {
         let mut machine = NodeMachine::new(grant, now);
         for note in notes {
             match note {
-                Note::StartTask(info) => {
+                Note::StartTask { run, info } => {
                     if let Some(start) = &mut machine.start {
-                        start.info = info;
+                        (start.run, start.info) = (run, info);
                     }
                 }
                 Note::Kept(place, kept) => machine.retention.keep(place, kept),
@@ -211,6 +229,11 @@ impl NodeMachine {
         &self.grant
     }
 
+    /// The latest run of the start task.
+    pub fn start_run(&self) -> Option<u32> {
+        self.start.as_ref().map(|start| start.run).filter(|run| *run > 0)
+    }
+
     pub fn phase(&self) -> NodePhase {
         self.phase
     }
@@ -231,7 +254,7 @@ impl NodeMachine {
 
     /// When [`NodeMachine::on_time`] is wanted.
     pub fn next_time_ms(&self, now: Now) -> Option<u64> {
-        let flush = (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flushed_ms + FLUSH_AFTER_MS);
+        let flush = (!self.pending.is_empty() || !self.notes.is_empty()).then(|| self.flush_due_ms());
         let start = self.starts_due.first().map(|(due, _)| *due);
         let sweep = self.retention.next_expiry().map(|expiry| {
             let at = now.ms.saturating_add(expiry.since_ms(now.time));
@@ -258,9 +281,7 @@ impl NodeMachine {
         self.phase = match &self.start {
             None => NodePhase::Ready,
             Some(start) if start.is_completed() => match start.info.result {
-                Some(TaskResult::Failure) if start.task.wait_for_success => {
-                    NodePhase::StartTaskFailed
-                }
+                Some(TaskResult::Failure) if start.task.wait_for_success => NodePhase::StartTaskFailed,
                 _ => NodePhase::Ready,
             },
             Some(start) if start.task.wait_for_success => NodePhase::WaitingForStartTask,
@@ -292,7 +313,7 @@ impl NodeMachine {
             Verdict::Failed => {}
         }
         if start.is_completed() {
-            self.notes.push(Note::StartTask(start.info.clone()));
+            self.notes.push(Note::StartTask { run: start.run, info: start.info.clone() });
         }
         let tell = self.tell_phase();
         self.out(now, vec![tell])
@@ -396,7 +417,9 @@ impl NodeMachine {
                 None => Some("the task chunk is malformed"),
                 Some(_) if self.stopping => Some("host stopping"),
                 Some(_) if self.phase == NodePhase::Unusable => Some("the node is unusable"),
-                Some(_) if launch.slots > self.grant.slots => Some("the task needs more slots than the node has"),
+                Some(_) if launch.slots > self.grant.slots => {
+                    Some("the task needs more slots than the node has")
+                }
                 Some(_) if self.queue.len() >= QUEUE_MAX => Some("the node was given more than it asked for"),
                 Some(_) => None,
             };
@@ -491,7 +514,12 @@ impl NodeMachine {
         self.out(now, effects)
     }
 
-    pub fn on_wall_clock(&mut self, now: Now, attempt: AttemptRef, wall_clock_ms: Option<u64>) -> Vec<Effect> {
+    pub fn on_wall_clock(
+        &mut self,
+        now: Now,
+        attempt: AttemptRef,
+        wall_clock_ms: Option<u64>,
+    ) -> Vec<Effect> {
         if let Some(work) = self.queue.iter_mut().find(|work| work.launch.attempt == attempt) {
             work.launch.wall_clock_ms = wall_clock_ms;
         }
@@ -523,8 +551,11 @@ impl NodeMachine {
 
     /// The leader has these final reports for good.
     pub fn on_acknowledged(&mut self, now: Now, attempts: &[AttemptRef]) -> Vec<Effect> {
-        let known: Vec<AttemptRef> =
-            attempts.iter().filter(|attempt| self.unacknowledged.remove(attempt).is_some()).copied().collect();
+        let known: Vec<AttemptRef> = attempts
+            .iter()
+            .filter(|attempt| self.unacknowledged.remove(attempt).is_some())
+            .copied()
+            .collect();
         let effects = if known.is_empty() { vec![] } else { vec![Effect::Forget(known)] };
         self.out(now, effects)
     }
@@ -633,9 +664,13 @@ impl NodeMachine {
         }
     }
 
+    fn flush_due_ms(&self) -> u64 {
+        self.flushed_ms + if self.queue.is_empty() { FLUSH_AFTER_MS } else { FLUSH_AFTER_BUSY_MS }
+    }
+
     /// At once after a pause, else gathered for a moment.
     fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let due = now.ms >= self.flushed_ms + FLUSH_AFTER_MS || self.leaving == Leaving::Ending;
+        let due = now.ms >= self.flush_due_ms() || self.leaving == Leaving::Ending;
         if self.pending.is_empty() && (self.notes.is_empty() || !due) {
             return;
         }

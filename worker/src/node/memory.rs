@@ -59,7 +59,7 @@ impl Memory {
         let Some(Record::Node { boot: written, grant }) = records.next() else { return Ok(None) };
         let same_boot = written == boot;
         let notes = condense(records.filter_map(|record| match record {
-            Record::Note(Note::StartTask(_)) if !same_boot => None,
+            Record::Note(Note::StartTask { .. }) if !same_boot => None,
             Record::Note(note) => Some(note),
             Record::Node { .. } => None,
         }));
@@ -98,7 +98,7 @@ fn condense(notes: impl Iterator<Item = Note>) -> Vec<Note> {
     let mut kept: BTreeMap<Place, Note> = BTreeMap::new();
     for note in notes {
         match note {
-            Note::StartTask(_) => start = Some(note),
+            Note::StartTask { .. } => start = Some(note),
             Note::Kept(ref place, _) => {
                 kept.insert(place.clone(), note);
             }

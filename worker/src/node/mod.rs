@@ -3,6 +3,7 @@
 //! * [`machine`]: what happens next; pure. [`prefetch`], [`retention`], [`start`] are its parts.
 //! * [`memory`]: what survives a restart of the worker.
 
+pub mod actor;
 pub mod machine;
 pub mod memory;
 pub mod prefetch;

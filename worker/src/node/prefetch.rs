@@ -90,9 +90,15 @@ mod tests {
 
     #[test]
     fn small_changes_are_not_told() {
-        for (told, level, tell) in
-            [(2, 2, false), (2, 3, true), (3, 2, true), (100, 110, false), (100, 130, true), (100, 2, true), (0, 2, true)]
-        {
+        for (told, level, tell) in [
+            (2, 2, false),
+            (2, 3, true),
+            (3, 2, true),
+            (100, 110, false),
+            (100, 130, true),
+            (100, 2, true),
+            (0, 2, true),
+        ] {
             assert_eq!(worth_telling(told, level, 2), tell, "{told} to {level}");
         }
     }

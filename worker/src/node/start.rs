@@ -13,7 +13,9 @@ pub enum Verdict {
     Succeeded,
     Failed,
     /// Run again after so long.
-    Again { delay_ms: u64 },
+    Again {
+        delay_ms: u64,
+    },
 }
 
 #[derive(Debug)]

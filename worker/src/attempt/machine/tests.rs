@@ -5,7 +5,11 @@ use super::*;
 fn plan() -> Plan {
     Plan {
         has_resource_files: true,
-        uploads: vec![UploadCondition::TaskSuccess, UploadCondition::TaskFailure, UploadCondition::TaskCompletion],
+        uploads: vec![
+            UploadCondition::TaskSuccess,
+            UploadCondition::TaskFailure,
+            UploadCondition::TaskCompletion,
+        ],
         wall_clock_ms: Some(1000),
         last_try: true,
         grace_ms: 5000,
@@ -42,10 +46,7 @@ fn check(plan: Plan, rows: &[(u64, Input, Vec<Effect>)]) {
 }
 
 fn to_running() -> [(u64, Input, Vec<Effect>); 2] {
-    [
-        (110, Input::Prepared(Ok(())), vec![Effect::Fetch]),
-        (120, Input::Fetched(Ok(())), vec![Effect::Launch]),
-    ]
+    [(110, Input::Prepared(Ok(())), vec![Effect::Fetch]), (120, Input::Fetched(Ok(())), vec![Effect::Launch])]
 }
 
 fn check_running(plan: Plan, rows: &[(u64, Input, Vec<Effect>)]) {
@@ -94,10 +95,7 @@ fn uploads_follow_their_condition_and_only_the_final_attempt() {
     let upload = |files: &[usize]| vec![Effect::Upload(files.to_vec())];
     check_running(
         plan(),
-        &[
-            (200, exited(0, Cause::Itself), upload(&[0, 2])),
-            (300, Input::Uploaded(None), finish(exit(0))),
-        ],
+        &[(200, exited(0, Cause::Itself), upload(&[0, 2])), (300, Input::Uploaded(None), finish(exit(0)))],
     );
     let failed = AttemptOutcome::Exited { exit_code: 1, upload: Some(failure()) };
     check_running(
@@ -181,7 +179,10 @@ fn a_kill_works_in_every_step() {
     let cancelled = |outcome| [vec![Effect::CancelTransfer], finish(outcome)].concat();
     let kill = Input::Kill(KillReason::Ended);
     check(plan(), &[(101, kill.clone(), vec![]), (102, Input::Prepared(Ok(())), finish(killed(None)))]);
-    check(plan(), &[(101, kill.clone(), vec![]), (102, Input::Prepared(Err(failure())), finish(killed(None)))]);
+    check(
+        plan(),
+        &[(101, kill.clone(), vec![]), (102, Input::Prepared(Err(failure())), finish(killed(None)))],
+    );
     check(
         plan(),
         &[(101, Input::Prepared(Ok(())), vec![Effect::Fetch]), (102, kill.clone(), cancelled(killed(None)))],

@@ -206,7 +206,16 @@ fn reports_are_gathered() {
     bench.ends(30, 4, exited(0), &["remember 1", "report 4=0"]);
 
     let mut bench = Bench::ready(300);
-    bench.chunk(0, (1..=300).map(|n| launch(n, 1)).collect(), &(1..=300).map(|n| format!("start {n}")).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>());
+    bench.chunk(
+        0,
+        (1..=300).map(|n| launch(n, 1)).collect(),
+        &(1..=300)
+            .map(|n| format!("start {n}"))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    );
     let mut messages = 0;
     for task in 1..=300 {
         let now = bench.now();
@@ -247,7 +256,12 @@ fn kills_reach_running_queued_and_unknown_attempts() {
     bench.check(20, kill(3, KillReason::Fenced), &[]);
     bench.check(30, kill(1, KillReason::Ended), &["kill 1 Ended"]);
     bench.check(40, kill(9, KillReason::Requeued), &["report 9 killed"]);
-    bench.ends(50, 1, AttemptOutcome::Killed { exit_code: Some(143) }, &["remember 1", "report 1 killed", "ask 2"]);
+    bench.ends(
+        50,
+        1,
+        AttemptOutcome::Killed { exit_code: Some(143) },
+        &["remember 1", "report 1 killed", "ask 2"],
+    );
     // The answer to a kill that arrives again is on its way already.
     bench.check(60, kill(1, KillReason::Ended), &[]);
     assert_eq!(bench.machine.inventory(), [1, 2, 9].map(attempt));
@@ -401,7 +415,8 @@ fn directories_go_after_their_retention_or_with_their_task() {
     bench.tick(50, &["report 1+ 2+"]);
     bench.ends(140, 1, exited(0), &["remember 1", "report 1=0"]);
     let clean = |task| {
-        let directory = TaskDirectory { job_id: "j".into(), task_id: format!("t{task}"), task: TaskKey(task) };
+        let directory =
+            TaskDirectory { job_id: "j".into(), task_id: format!("t{task}"), task: TaskKey(task) };
         move |m: &mut NodeMachine, now| m.on_clean(now, vec![directory])
     };
     // Running: after its end.
@@ -429,7 +444,7 @@ fn a_resumed_node_goes_on_where_it_was() {
     info.state = StartTaskState::Completed;
     info.result = Some(TaskResult::Success);
     let notes = vec![
-        Note::StartTask(info),
+        Note::StartTask { run: 1, info },
         Note::Kept(place(1), Kept { task: TaskKey(1), expires: Some(Timestamp(EPOCH + 6_000)) }),
         Note::Kept(place(2), Kept { task: TaskKey(2), expires: Some(Timestamp(EPOCH + 6_000)) }),
         Note::Removed(place(2)),
