@@ -104,7 +104,13 @@ impl Cluster {
             let share = settings.cores / settings.workers
                 + u32::from((number as u32) < settings.cores % settings.workers);
             let coordinator = (cluster.coordinator.peer(), cluster.coordinator.p2p_addresses());
-            let mut config = WorkerConfig::new(home, format!("worker-{number}"), vec![coordinator], capacity(share), keeper_command()?);
+            let mut config = WorkerConfig::new(
+                home,
+                format!("worker-{number}"),
+                vec![coordinator],
+                capacity(share),
+                keeper_command()?,
+            );
             config.identity = Some(identity);
             config.grace = cluster.grace;
             cluster.workers.push(Worker::start(config).await?);
