@@ -1,6 +1,5 @@
 //! `lote`: the one binary. `lote up` is a whole cluster on this machine, `lote demo` shows it at work.
 
-mod bench;
 mod client;
 mod demo;
 mod folder;
@@ -35,8 +34,6 @@ enum Command {
     Demo(demo::Arguments),
     /// Show the state of a running cluster.
     Status(status::Arguments),
-    /// Measure this build beside a baseline.
-    Bench(bench::Arguments),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// The process that owns task processes; started by workers.
@@ -56,7 +53,6 @@ fn main() -> ExitCode {
         Command::Up(up) => up::main(up),
         Command::Demo(demo) => demo::main(demo),
         Command::Status(status) => status::main(status),
-        Command::Bench(bench) => bench::main(bench),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "lote", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
