@@ -3,6 +3,8 @@
 //! `cargo run -p lote-coordinator --example blob_server -- FOLDER PORT` serves the account `devacct` with the key
 //! that it prints. Chunks lie in FOLDER; records are in memory and gone at the end.
 
+#![expect(clippy::disallowed_methods, reason = "the example has no engine that would tell it the time")]
+
 use actix_web::{App, HttpServer};
 use base64::Engine as _;
 use lote_coordinator::api::blob::{BlobApi, service};

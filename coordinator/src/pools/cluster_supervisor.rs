@@ -7,7 +7,7 @@
 
 use super::chunk::ChunkBuilder;
 use super::faults::Faults;
-use super::guard::{GroupFailed, Guard, Place};
+use super::guard::{GroupFailed, Guard, Place, signal};
 use super::host_registry::{Attach, Reallocate, Undelivered};
 use super::pool_dispatcher::DispatcherStatus;
 use super::pool_supervisor::{Check, GroupParts, PoolNews, PoolSupervisor, Stop};
@@ -145,14 +145,14 @@ impl ClusterSupervisor {
 
     fn remove(&mut self, pool: PoolKey) {
         if let Some(Group { address: Some(address), .. }) = self.groups.remove(&pool) {
-            address.do_send(Stop);
+            signal(&address, Stop); // The last message of a generation.
         }
     }
 
     fn failed(&mut self, pool: PoolKey, reason: String, ctx: &mut Context<Self>) {
         let Some(group) = self.groups.get_mut(&pool) else { return };
         if let Some(address) = group.address.take() {
-            address.do_send(Stop);
+            signal(&address, Stop); // The last message of a generation.
         }
         let wait_ms = group.restarted(clock::monotonic_ms());
         tracing::error!(pool = %pool, generation = group.generation, %reason, wait_ms, "pool group restarts");

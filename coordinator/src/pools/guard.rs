@@ -1,6 +1,8 @@
-//! Runs the steps of actors so that a panic becomes a message to the parent instead of a silent end.
+//! Runs the steps of actors so that a panic becomes a message to the parent instead of a silent end, and passes
+//! signals between parents and children.
 
-use actix::{Actor, Context, Recipient};
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Context, Handler, Message, Recipient};
 use lote_shared::model::PoolKey;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -50,6 +52,20 @@ impl Guard {
         // At most one message per failed step, and a failed generation is dropped: a natural bound.
         self.parent.do_send(failed);
     }
+}
+
+/// Puts a signal between a parent and its child into the mailbox, full or not. Only for signals that must not be
+/// lost and whose number something else bounds; the caller says what. Whatever a host or a client can send as often
+/// as it likes goes by `send(..).await`, which waits until it is handled.
+#[expect(clippy::disallowed_methods, reason = "the number of these signals is bounded by something else")]
+pub fn signal<A, M>(to: &Addr<A>, message: M)
+where
+    A: Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.do_send(message);
 }
 
 /// Runs `work`; a panic becomes its message.

@@ -206,10 +206,10 @@ impl HostRegistry {
 
     /// A node that is to go is wiped by its host, which then says that it is gone.
     fn revoke_if_due(&self, node: NodeKey) {
-        if self.engine.read(|cluster| cluster.node_wants_revoke(node)) {
-            if let Some(session) = self.session_of(node) {
-                session.send(LeaderMessage::Revoke(node));
-            }
+        if self.engine.read(|cluster| cluster.node_wants_revoke(node))
+            && let Some(session) = self.session_of(node)
+        {
+            session.send(LeaderMessage::Revoke(node));
         }
     }
 
@@ -309,10 +309,10 @@ impl Handler<SessionUp> for HostRegistry {
         for node in nodes {
             if up.nodes.contains(&node) {
                 self.revoke_if_due(node);
-            } else if let Some(grant) = self.builder.grant(&self.engine, node) {
-                if self.engine.read(|cluster| cluster.node(node).is_some_and(|n| n.leaving.is_none())) {
-                    up.handle.send(LeaderMessage::Grant(grant));
-                }
+            } else if let Some(grant) = self.builder.grant(&self.engine, node)
+                && self.engine.read(|cluster| cluster.node(node).is_some_and(|n| n.leaving.is_none()))
+            {
+                up.handle.send(LeaderMessage::Grant(grant));
             }
         }
         self.allocate(ctx);

@@ -156,10 +156,13 @@ async fn welcome_and_run(
     for message in plan.repeat {
         handle.send(message);
     }
-    parts.registry.do_send(SessionUp { handle: handle.clone(), nodes: plan.nodes, attempts });
+    // Whatever a host can bring about waits until the registry has handled it: that is the host's back-pressure. An
+    // error means that there is no registry (any more), which is then in nobody's way.
+    let up = SessionUp { handle: handle.clone(), nodes: plan.nodes, attempts };
+    let _ = parts.registry.send(up).await;
     tracing::info!(%peer, host = %host, name = %hello.name, "host joined");
     let outcome = converse(parts, &handle, session, stream, messages, ended).await;
-    parts.registry.do_send(SessionDown { host, session: number });
+    let _ = parts.registry.send(SessionDown { host, session: number }).await;
     outcome
 }
 
@@ -328,7 +331,8 @@ async fn answer_ping(
     if parts.engine.linearize().await.is_err() {
         return Ok(()); // No quorum, no renewal.
     }
-    parts.registry.do_send(Renewed { host: handle.host, session: handle.session, confirmed_ms });
+    let renewed = Renewed { host: handle.host, session: handle.session, confirmed_ms };
+    let _ = parts.registry.send(renewed).await;
     let lease = Lease { sent_ms, lease_ms: parts.lease_ms, now: clock::wall() };
     control.send(Control::Lease(lease)).await.map_err(|_| Error::Ended)
 }
@@ -342,7 +346,7 @@ async fn take(
 ) -> Result<Option<Pending>, Error> {
     let (node, actions) = match message {
         HostMessage::Ask { node, slots } => {
-            parts.registry.do_send(AskLevel { host, node, slots });
+            let _ = parts.registry.send(AskLevel { host, node, slots }).await;
             return Ok(None);
         }
         HostMessage::Report { node, attempts } => {

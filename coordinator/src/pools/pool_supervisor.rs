@@ -5,7 +5,7 @@
 
 use super::chunk::ChunkBuilder;
 use super::faults::Faults;
-use super::guard::{Guard, Place};
+use super::guard::{Guard, Place, signal};
 use super::host_registry::{Attach, Reallocate, Undelivered};
 use super::pool_dispatcher::{
     self, DispatcherStatus, NodeFreed, NodeLevel, NodeRemoved, PoolDispatcher, Wake,
@@ -106,8 +106,9 @@ impl Handler<PoolNews> for PoolSupervisor {
             match news {
                 // A full mailbox already holds a wake-up.
                 PoolNews::Dispatch | PoolNews::Changed => drop(dispatcher.try_send(Wake)),
-                PoolNews::Freed(node) => dispatcher.do_send(NodeFreed(node)),
-                PoolNews::Removed(node) => dispatcher.do_send(NodeRemoved(node)),
+                // Both came through this actor's bounded mailbox, and the dispatcher, on the same thread, never waits.
+                PoolNews::Freed(node) => signal(dispatcher, NodeFreed(node)),
+                PoolNews::Removed(node) => signal(dispatcher, NodeRemoved(node)),
             }
             if let (PoolNews::Changed, Some(scaler)) = (news, &this.scaler) {
                 let _ = scaler.try_send(PoolChanged);
@@ -122,8 +123,9 @@ impl Handler<NodeLevel> for PoolSupervisor {
         let guard = self.parts.guard.clone();
         guard.step(Place::Handler, self, ctx, |this, _| {
             if let Some(dispatcher) = &this.dispatcher {
-                // Levels are few (a node changes its level at most every few milliseconds) and must not be lost.
-                dispatcher.do_send(level);
+                // Levels must not be lost. They are few: a session hands its next one on when the registry is done
+                // with the last.
+                signal(dispatcher, level);
             }
         });
     }

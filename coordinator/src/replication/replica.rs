@@ -202,7 +202,8 @@ fn run<M: Machine>(
         }
     };
     let Opened { member, log, machine, view, state_machine, applying, clock, folder } = opened;
-    let (flush_end, flushing) = std_mpsc::channel::<()>();
+    // Nothing is ever sent: that it closes is the message.
+    let (flush_end, flushing) = std_mpsc::sync_channel::<()>(0);
     let flusher = {
         let (machine, view) = (machine.clone(), view.clone());
         std::thread::Builder::new()

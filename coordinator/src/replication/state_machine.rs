@@ -18,11 +18,14 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
+/// More jobs than ever wait: openraft and its snapshot builder each wait for the answer before they ask again.
+const JOBS_MAX: usize = 64;
+
 type Job<M> = Box<dyn FnOnce(&mut Applier<M>) + Send>;
 
 enum Way<M> {
-    /// Ends when the last handle is gone. Unbounded, because openraft asks for one thing at a time.
-    Thread(mpsc::Sender<Job<M>>),
+    /// Ends when the last handle is gone.
+    Thread(mpsc::SyncSender<Job<M>>),
     Inline(Arc<Mutex<Applier<M>>>),
 }
 
@@ -51,7 +54,7 @@ impl<M: Machine> StateMachine<M> {
     /// Starts the applying thread; it gives the applier back when all handles are dropped.
     pub fn on_thread(applier: Applier<M>) -> io::Result<(StateMachine<M>, JoinHandle<Applier<M>>)> {
         let view = applier.view();
-        let (queue, jobs) = mpsc::channel::<Job<M>>();
+        let (queue, jobs) = mpsc::sync_channel::<Job<M>>(JOBS_MAX);
         let work = move || {
             let mut applier = applier;
             for job in jobs {

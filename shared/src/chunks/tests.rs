@@ -1,5 +1,10 @@
 //! The chunk store on a real folder.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "ages of chunks are set beside the real time, which the store reads"
+)]
+
 use super::compose::{Part, compose};
 use super::*;
 use futures::StreamExt;

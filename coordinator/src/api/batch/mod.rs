@@ -26,6 +26,7 @@ pub mod views;
 
 use super::auth::batch as auth;
 use super::ops::Metrics;
+use crate::clock;
 use crate::engine::Engine;
 use actix_web::{HttpRequest, HttpResponse, dev, web};
 use bytes::{Bytes, BytesMut};
@@ -37,7 +38,7 @@ use lote_shared::model::{AccountId, Timestamp};
 use operations::Match;
 use response::Answer;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Largest request body (WIRE.md §13).
 pub const BODY_MAX: usize = 1024 * 1024;
@@ -66,12 +67,7 @@ impl std::fmt::Debug for BatchApi {
 impl BatchApi {
     /// With the system's clock.
     pub fn new(engine: Engine, files: Arc<dyn NodeFiles>, metrics: Arc<Metrics>) -> BatchApi {
-        let clock = || {
-            let since =
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-        };
-        BatchApi { engine, files, metrics, clock: Arc::new(clock) }
+        BatchApi { engine, files, metrics, clock: Arc::new(clock::wall) }
     }
 }
 
@@ -81,7 +77,7 @@ pub fn service(config: &mut web::ServiceConfig, state: BatchApi) {
 }
 
 async fn handle(request: HttpRequest, payload: web::Payload, api: web::Data<BatchApi>) -> HttpResponse {
-    let began = Instant::now();
+    let began = clock::monotonic();
     let mut payload = payload.into_inner();
     let base = base(&request);
     let mut operation = "none";
@@ -94,7 +90,7 @@ async fn handle(request: HttpRequest, payload: web::Payload, api: web::Data<Batc
         Ok(answer) => stamp.answer(answer),
         Err(error) => stamp.refuse(&error),
     };
-    api.metrics.answered(operation, response.status().as_u16(), began.elapsed());
+    api.metrics.answered(operation, response.status().as_u16(), clock::monotonic().saturating_sub(began));
     response
 }
 
@@ -134,11 +130,11 @@ async fn answer(
 }
 
 /// The answer to a request that must be signed but is none of the Batch interface; `Ok` is the account.
-pub(crate) fn admit(request: &HttpRequest, api: &BatchApi) -> Result<AccountId, HttpResponse> {
+pub(crate) fn admit(request: &HttpRequest, api: &BatchApi) -> Result<AccountId, Box<HttpResponse>> {
     let now = (api.clock)();
     authenticate(request, api, now).map(|(account, _)| account).map_err(|error| {
         let base = base(request);
-        response::Stamp { base: &base, request, now }.refuse(&error)
+        Box::new(response::Stamp { base: &base, request, now }.refuse(&error))
     })
 }
 

@@ -30,7 +30,7 @@ pub fn service(config: &mut web::ServiceConfig, watch: Watch) {
 async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<BatchApi>) -> HttpResponse {
     let account = match batch::admit(&request, &api) {
         Ok(account) => account,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let groups = watch.tree.inspect().await;
     let replica = watch.replica.status();

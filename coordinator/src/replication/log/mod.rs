@@ -215,6 +215,10 @@ impl Log {
         let way = if options.inline {
             Way::Inline(Box::new(writer))
         } else {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "Raft has one append under way and everything else is tiny; a full queue would stop Raft's thread while it holds the lock of `way`"
+            )]
             let (queue, work) = mpsc::channel();
             let thread = std::thread::Builder::new()
                 .name("lote-log".to_owned())

@@ -419,7 +419,7 @@ fn on_a_real_disk_waiting_requests_share_a_sync() {
     let disk = Arc::new(FolderDisk::open(&folder.path().join("log")).unwrap());
     let options = Options { segment_bytes: 64 * 1024, cache_bytes: 10_000, ..Options::default() };
     let log = Log::open(disk.clone(), &options).unwrap();
-    let (answers, done) = std::sync::mpsc::channel();
+    let (answers, done) = std::sync::mpsc::sync_channel(1_000);
     for index in 0..1_000 {
         let answers = answers.clone();
         let tell: Done = Box::new(move |result| answers.send((index, result)).unwrap());

@@ -13,8 +13,9 @@ use super::lookup::Slice;
 use super::operations::Operation;
 use super::response::{Answer, row};
 use crate::api::odata::{Field, Kind, Operators, page};
+use crate::clock;
 use crate::state::{Cluster, Outcome};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Most items of a page.
 const PAGE_MAX: usize = 1_000;
@@ -114,13 +115,13 @@ async fn collect<T>(
     let mut after = call.query.after()?;
     call.query.check_expand()?;
     call.api.engine.linearize().await?;
-    let began = Instant::now();
+    let began = clock::monotonic();
     let mut items = Vec::new();
     loop {
         let slice = call.api.engine.read(|cluster| take(cluster, after.as_deref(), wanted - items.len()))?;
         items.extend(slice.items);
         after = slice.next;
-        if after.is_none() || items.len() >= wanted || began.elapsed() > PAGE_WAIT {
+        if after.is_none() || items.len() >= wanted || clock::monotonic().saturating_sub(began) > PAGE_WAIT {
             return Ok((items, after));
         }
         // Others on this thread get their turn, and so does whoever waits to apply.
