@@ -6,6 +6,8 @@ use crate::world::Stream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     HostCrash,
+    /// As a crash, and the machine never comes back.
+    HostDeath,
     WorkerRestart,
     WorkerPause,
     HostPause,
@@ -27,6 +29,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::HostCrash => "host-crash",
+            Kind::HostDeath => "host-death",
             Kind::WorkerRestart => "worker-restart",
             Kind::WorkerPause => "worker-pause",
             Kind::HostPause => "host-pause",
@@ -42,6 +45,7 @@ impl Kind {
 pub fn plan(scenario: &FaultsScenario, hosts: u32, mut stream: Stream) -> Vec<(u64, Fault)> {
     let rates = [
         (Kind::HostCrash, scenario.host_crash),
+        (Kind::HostDeath, scenario.host_death),
         (Kind::WorkerRestart, scenario.worker_restart),
         (Kind::WorkerPause, scenario.worker_pause),
         (Kind::HostPause, scenario.host_pause),

@@ -79,6 +79,8 @@ pub struct FaultsScenario {
     pub until_ms: u64,
     /// Power loss of a host: its processes and unsynced state are gone, its boot id changes.
     pub host_crash: u64,
+    /// As a crash, and the machine never comes back.
+    pub host_death: u64,
     /// The worker process dies and comes back; the keeper and its tasks go on.
     pub worker_restart: u64,
     /// The worker process stands still; the keeper and its tasks go on.

@@ -281,7 +281,8 @@ impl Simulation {
         let Some(host) = self.hosts.get_mut(number as usize) else { return };
         world.counts.faults += 1;
         match kind {
-            faults::Kind::HostCrash => host.crash(world, outage_ms),
+            faults::Kind::HostCrash => host.crash(world, Some(outage_ms)),
+            faults::Kind::HostDeath => host.crash(world, None),
             faults::Kind::WorkerRestart => host.kill_worker(world, outage_ms / 10),
             faults::Kind::WorkerPause => host.pause_worker(world, outage_ms),
             faults::Kind::HostPause => host.freeze(world, outage_ms),

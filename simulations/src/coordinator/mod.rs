@@ -49,6 +49,8 @@ pub enum Timer {
         node: NodeKey,
         attempts: Vec<AttemptRef>,
     },
+    /// A session hears that it is over.
+    End(SessionId),
     /// Something may be due.
     Due,
 }
@@ -225,6 +227,7 @@ impl Coordinator {
                 self.timer(world, TICK_MS, Timer::Tick);
             }
             Timer::Plan { pool, generation } => self.plan(world, pool, generation),
+            Timer::End(session) => self.end(world, session),
             Timer::Hand { node, attempts } => self.hand_over(world, node, &attempts),
             Timer::Due => {
                 if let Some(leader) = &mut self.leader {

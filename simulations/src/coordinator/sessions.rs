@@ -7,7 +7,7 @@
 //! * What it lacks is worked out in the very step that makes the new session the current one. Whatever is given to
 //!   the host before that step is seen by the comparison, whatever comes after goes over the new session.
 
-use super::{Coordinator, Waiter, parcel};
+use super::{Coordinator, Timer, Waiter, parcel};
 use crate::sabotage::Sabotage;
 use crate::simulation::{Packet, World};
 use crate::world::{SessionId, Side};
@@ -18,6 +18,11 @@ use lote_shared::protocol::host::{
     AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome,
 };
 use lote_shared::protocol::session::{self, Accept, Limits, Resume, Session};
+
+/// How long a session may live on after its end was decided; one in twenty is slow.
+const END_MS: u64 = 10;
+const SLOW_END: u32 = 50_000;
+const SLOW_END_MS: u64 = 3_000;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -300,7 +305,7 @@ impl Coordinator {
     }
 
     /// The leader ends a session.
-    fn end(&mut self, world: &mut World, id: SessionId) {
+    pub(super) fn end(&mut self, world: &mut World, id: SessionId) {
         world.close(id, Side::Coordinator, false);
         self.session_over(world, id);
     }
@@ -322,9 +327,12 @@ impl Coordinator {
         if let Some(session) = leader.current.remove(&host)
             && close
         {
-            leader.connections.remove(&session);
-            world.close(session, Side::Coordinator, false);
+            // The session is a task of its own: until it hears of it, it takes what its host says.
+            let late_ms = if world.chance.chance(SLOW_END) { SLOW_END_MS } else { END_MS };
+            let delay_ms = world.chance.between(0, late_ms);
+            self.timer(world, delay_ms, Timer::End(session));
         }
+        let Some(leader) = &mut self.leader else { return };
         for node in leader.cluster.nodes_on_host(host) {
             if leader.levels.remove(&node.key).is_some()
                 && let Some(group) = leader.groups.get_mut(&node.pool)

@@ -5,7 +5,7 @@
 
 use super::process::Lifetime;
 use lote_shared::model::AttemptRef;
-use lote_worker::keeper::wire::{Cause, Event, Exit, Request, Running};
+use lote_worker::keeper::wire::{Cause, Event, Exit, Request, Running, SpawnError};
 use std::collections::BTreeMap;
 
 /// Patience with a process at the deadline, as in the real keeper.
@@ -109,6 +109,11 @@ impl Keeper {
         if self.running.contains_key(&key) || self.exits.contains_key(&key) {
             return Vec::new();
         }
+        // After the deadline nothing starts, whoever asks: a worker that stood still may not know that it has passed.
+        if self.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+            let (error, message) = (SpawnError::Refused, "the lease has run out".to_owned());
+            return vec![Effect::Tell(Event::NotSpawned { key, error, message })];
+        }
         let mut effects = vec![Effect::Born(attempt)];
         if let Some(run_ms) = lifetime.run_ms {
             effects.push(Effect::At(
@@ -118,10 +123,6 @@ impl Keeper {
         }
         let process = Process { attempt, lifetime, started_ms: now_ms, context, ending: None };
         self.running.insert(key, process);
-        // After the deadline nothing may run, whoever asks.
-        if self.deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
-            effects.push(Effect::At(now_ms, Timer::Deadline));
-        }
         effects
     }
 
@@ -256,8 +257,11 @@ mod tests {
         let late = spawn(&mut keeper, 4, None, None);
         assert_eq!(late, []);
         let lifetime = Lifetime { run_ms: None, exit_code: 0, term_ms: None };
-        let late = timers(keeper.spawn(1_300, "5".into(), Vec::new(), attempt(5), lifetime));
-        assert_eq!(late, [(1_300, Timer::Deadline)]);
+        let late = keeper.spawn(1_300, "5".into(), Vec::new(), attempt(5), lifetime);
+        assert!(
+            matches!(late[..], [Effect::Tell(Event::NotSpawned { error: SpawnError::Refused, .. })]),
+            "{late:?}"
+        );
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl Host {
         self.start_worker(world);
     }
 
-    /// The power fails.
-    pub fn crash(&mut self, world: &mut World, outage_ms: u64) {
+    /// The power fails; `None` = for good.
+    pub fn crash(&mut self, world: &mut World, outage_ms: Option<u64>) {
         let Some(keeper) = self.keeper.take() else { return };
         world.counts.host_crashes += 1;
         for attempt in keeper.attempts().collect::<Vec<_>>() {
@@ -187,7 +187,9 @@ impl Host {
         self.workers += 1;
         self.still = Still::No;
         self.held.clear();
-        world.in_ms(outage_ms, Event::Host { host: self.number, timer: Timer::PowerOn });
+        if let Some(outage_ms) = outage_ms {
+            world.in_ms(outage_ms, Event::Host { host: self.number, timer: Timer::PowerOn });
+        }
     }
 
     /// The whole machine stands still.

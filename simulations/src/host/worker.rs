@@ -370,11 +370,13 @@ impl Worker {
                 }
             }
             Timer::Ping(session) => self.ping(bench, session),
-            Timer::Keeper(event) => {
-                if let KeeperEvent::Exited(exit) = *event {
-                    self.exited(bench, exit);
+            Timer::Keeper(event) => match *event {
+                KeeperEvent::Exited(exit) => self.exited(bench, exit),
+                KeeperEvent::NotSpawned { key, error, message } => {
+                    self.process_ended(bench, &key, ProcessEnd::NotSpawned { error, message });
                 }
-            }
+                KeeperEvent::Hello { .. } | KeeperEvent::Listing { .. } | KeeperEvent::Bye => {}
+            },
             Timer::NodeTime(node) => {
                 self.node_timers.remove(&node);
                 let effects = self.nodes.get_mut(&node).map(|machine| machine.on_time(now));
@@ -499,11 +501,15 @@ impl Worker {
     }
 
     fn exited(&mut self, bench: &mut Bench, exit: Exit) {
-        let found = self.attempts.keys().find(|attempt| key_of(**attempt) == exit.key).copied();
-        let Some(attempt) = found else { return };
-        let end =
-            ProcessEnd::Exited { exit_code: exit.exit_code, cause: exit.cause, survivors: exit.survivors };
-        self.attempt_input(bench, attempt, Input::Process(end));
+        let Exit { key, exit_code, cause, survivors, .. } = exit;
+        self.process_ended(bench, &key, ProcessEnd::Exited { exit_code, cause, survivors });
+    }
+
+    fn process_ended(&mut self, bench: &mut Bench, key: &str, end: ProcessEnd) {
+        let found = self.attempts.keys().find(|attempt| key_of(**attempt) == key).copied();
+        if let Some(attempt) = found {
+            self.attempt_input(bench, attempt, Input::Process(end));
+        }
     }
 
     fn finished(&mut self, bench: &mut Bench, attempt: AttemptRef, outcome: AttemptOutcome, survivors: u32) {
