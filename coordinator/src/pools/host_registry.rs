@@ -52,10 +52,11 @@ pub struct AskLevel {
     pub slots: u32,
 }
 
-/// A ping was answered; the quorum was asked after `confirmed_ms`.
+/// A host asks for its lease; the quorum was asked after `confirmed_ms`. The answer is the length granted, `None` if
+/// nothing is.
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Renewed {
+#[rtype(result = "Option<u64>")]
+pub struct Renew {
     pub host: HostKey,
     pub session: u64,
     pub confirmed_ms: u64,
@@ -348,12 +349,11 @@ impl Handler<AskLevel> for HostRegistry {
     }
 }
 
-impl Handler<Renewed> for HostRegistry {
-    type Result = ();
-    fn handle(&mut self, renewed: Renewed, _: &mut Context<Self>) {
-        if self.sessions.get(&renewed.host).is_some_and(|current| current.session == renewed.session) {
-            self.leases.renew(renewed.host, clock::monotonic_ms(), renewed.confirmed_ms);
-        }
+impl Handler<Renew> for HostRegistry {
+    type Result = Option<u64>;
+    fn handle(&mut self, renew: Renew, _: &mut Context<Self>) -> Option<u64> {
+        self.sessions.get(&renew.host).filter(|current| current.session == renew.session)?;
+        self.leases.renew(renew.host, clock::monotonic_ms(), renew.confirmed_ms)
     }
 }
 

@@ -5,7 +5,7 @@
 //! that falls behind is simply ended: the host reconnects, and inventory against state shows what is missing.
 
 use super::chunk::ChunkBuilder;
-use super::host_registry::{AskLevel, HostRegistry, Renewed, SessionDown, SessionUp};
+use super::host_registry::{AskLevel, HostRegistry, Renew, SessionDown, SessionUp};
 use crate::clock;
 use crate::engine::{Engine, Unavailable};
 use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
@@ -331,9 +331,9 @@ async fn answer_ping(
     if parts.engine.linearize().await.is_err() {
         return Ok(()); // No quorum, no renewal.
     }
-    let renewed = Renewed { host: handle.host, session: handle.session, confirmed_ms };
-    let _ = parts.registry.send(renewed).await;
-    let lease = Lease { sent_ms, lease_ms: parts.lease_ms, now: clock::wall() };
+    let renew = Renew { host: handle.host, session: handle.session, confirmed_ms };
+    let Ok(Some(lease_ms)) = parts.registry.send(renew).await else { return Ok(()) };
+    let lease = Lease { sent_ms, lease_ms, now: clock::wall() };
     control.send(Control::Lease(lease)).await.map_err(|_| Error::Ended)
 }
 
