@@ -10,13 +10,8 @@ use lote_coordinator::pools::GroupStatus;
 use lote_coordinator::pools::faults::{Fault, Faults};
 use lote_coordinator::pools::guard::Place;
 use lote_coordinator::service::{Coordinator, CoordinatorConfig};
-use lote_coordinator::state::command::TaskAdd;
-use lote_coordinator::state::{Action, Condition};
-use lote_shared::model::{
-    AccountId, AllTasksAction, DeallocationOption, FillType, JobCold, JobConstraints, JobId, JobOrder,
-    JobSpec, PoolCold, PoolId, PoolKey, PoolSpec, Span, TaskConstraints, TaskFailureAction, TaskId, TaskSpec,
-    TaskState, UserIdentity,
-};
+use lote_coordinator::state::{Action, Condition, testing};
+use lote_shared::model::{AccountId, DeallocationOption, JobId, PoolId, PoolKey, Span, TaskId, TaskState};
 use lote_shared::network::{Identity, Role};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -71,8 +66,8 @@ impl World {
         let account = coordinator.engine().read(|cluster| cluster.account_by_name("lote").unwrap().0);
         let world = World { coordinator, host, faults, account, _folder: folder };
         for pool in ["a", "b"] {
-            world.propose(Action::PoolAdd { spec: Box::new(pool_spec(pool)) }).await;
-            world.propose(Action::JobAdd { spec: Box::new(job_spec(pool)) }).await;
+            world.propose(Action::PoolAdd { spec: Box::new(testing::pool_spec(pool, 1, 4)) }).await;
+            world.propose(Action::JobAdd { spec: Box::new(testing::job_spec(pool, pool)) }).await;
             world.add_task(pool, "forever").await;
         }
         until("the endless tasks run", async || {
@@ -91,24 +86,9 @@ impl World {
     }
 
     async fn add_task(&self, job: &str, task: &str) {
-        let task = TaskAdd {
-            spec: TaskSpec {
-                id: TaskId::new(task).unwrap(),
-                display_name: None,
-                command_line: task.to_owned(),
-                resource_files: Vec::new(),
-                output_files: Vec::new(),
-                environment: Vec::new(),
-                user_identity: UserIdentity::default(),
-                affinity_id: String::new(),
-                echo: String::new(),
-            },
-            slots: 1,
-            max_wall_clock: Span::UNLIMITED,
-            retention: TaskConstraints::DEFAULT_RETENTION,
-            max_retry_count: None,
-        };
-        self.propose(Action::TasksAdd { job: JobId::new(job).unwrap(), tasks: vec![task] }).await;
+        let mut added = testing::task_add(task);
+        added.spec.command_line = task.to_owned();
+        self.propose(Action::TasksAdd { job: JobId::new(job).unwrap(), tasks: vec![added] }).await;
     }
 
     fn pool(&self, pool: &str) -> PoolKey {
@@ -155,37 +135,6 @@ impl World {
         assert_eq!(self.host.kills(), 0);
         assert_eq!(self.host.sessions(), 1, "the host noticed");
         self.coordinator.shutdown().await;
-    }
-}
-
-fn pool_spec(id: &str) -> PoolSpec {
-    PoolSpec {
-        id: PoolId::new(id).unwrap(),
-        vm_size: "standard_a1_v2".to_owned(),
-        target_dedicated: 1,
-        target_low_priority: 0,
-        resize_timeout: Span::from_secs(900),
-        task_slots_per_node: 4,
-        fill_type: FillType::Spread,
-        job_order: JobOrder::None,
-        inter_node_communication: false,
-        image_servable: true,
-        cold: PoolCold::default(),
-    }
-}
-
-fn job_spec(id: &str) -> JobSpec {
-    JobSpec {
-        id: JobId::new(id).unwrap(),
-        pool: PoolId::new(id).unwrap(),
-        priority: 0,
-        max_parallel_tasks: -1,
-        constraints: JobConstraints::default(),
-        on_all_tasks_complete: AllTasksAction::NoAction,
-        on_task_failure: TaskFailureAction::NoAction,
-        uses_task_dependencies: false,
-        allow_task_preemption: false,
-        cold: JobCold::default(),
     }
 }
 
