@@ -41,19 +41,25 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// Where the own storage is: told by the coordinator that welcomed this host last. Clones mean the same.
 #[derive(Debug, Clone, Default)]
-pub struct Home(Arc<Mutex<Option<(PeerId, Vec<String>)>>>);
+pub struct Home(Arc<Mutex<Option<Told>>>);
+
+#[derive(Debug)]
+struct Told {
+    peer: PeerId,
+    endpoints: Vec<String>,
+}
 
 impl Home {
     /// `endpoints` are URLs without a final slash.
     pub fn set(&self, peer: PeerId, endpoints: Vec<String>) {
-        *self.0.lock() = Some((peer, endpoints));
+        *self.0.lock() = Some(Told { peer, endpoints });
     }
 
     /// Whom to ask for this URL, if it is one of the own storage, and the URL as HTTP would send it.
     fn of(&self, url: &str) -> Option<(PeerId, String)> {
         let url = String::from(Url::parse(url).ok()?);
         let home = self.0.lock();
-        let (peer, endpoints) = home.as_ref()?;
+        let Told { peer, endpoints } = home.as_ref()?;
         let is_below =
             |end: &String| url.strip_prefix(end.as_str()).is_some_and(|rest| rest.starts_with('/'));
         endpoints.iter().any(is_below).then(|| (*peer, url.clone()))
