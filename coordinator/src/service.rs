@@ -5,6 +5,7 @@ use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
 use crate::clock;
+use crate::data::serve::conversation;
 use crate::engine::{Engine, Unavailable};
 use crate::node_files::HostFiles;
 use crate::pools::chunk::ChunkBuilder;
@@ -27,6 +28,9 @@ use tokio::task::JoinHandle;
 const HTTP_WORKERS: usize = 2;
 /// Sessions being opened or served at once, above which new ones are refused.
 const SESSIONS_MAX: usize = 10_000;
+/// Conversations about content served at once; each holds about one chunk in memory. Further ones wait, and then
+/// the network refuses them as busy.
+const CONVERSATIONS_MAX: usize = 256;
 
 /// What a coordinator is started with.
 #[derive(Debug)]
@@ -121,6 +125,7 @@ impl Coordinator {
         let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), || true));
+        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone()));
         let servers = vec![
             serve(batch, move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
@@ -218,6 +223,22 @@ async fn accept_sessions(mut incoming: Incoming, tree: Arc<Tree>) {
         let Some(parts) = tree.session_parts().await else { return };
         tokio::spawn(async move {
             host_session::serve(parts, peer.to_string(), stream).await;
+            drop(place);
+        });
+    }
+}
+
+async fn accept_data(mut incoming: Incoming, api: BlobApi) {
+    let room = Arc::new(tokio::sync::Semaphore::new(CONVERSATIONS_MAX));
+    while let Some((peer, mut stream)) = incoming.next().await {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let api = api.clone();
+        tokio::spawn(async move {
+            // A signature that is bound to addresses cannot be judged here, where members have ids.
+            match conversation(&mut stream, &api, None).await {
+                Ok(()) => stream.close().await,
+                Err(error) => tracing::debug!(%peer, %error, "a conversation about content broke off"),
+            }
             drop(place);
         });
     }

@@ -13,8 +13,9 @@
 //! worker, a fault in it and an upgrade are all the same thing. Failures back off from 0.1 to 30 s.
 
 use crate::attempt::actor::{Kept, Name, Subject, key, parse_key};
-use crate::attempt::http::{HttpStore, Limits};
+use crate::attempt::http::Limits;
 use crate::attempt::machine::ProcessEnd;
+use crate::attempt::own::OwnStore;
 use crate::attempt::transfer::Retries;
 use crate::clock::Clock;
 use crate::context::{HostContext, signal};
@@ -67,7 +68,7 @@ pub(crate) struct Supervisor {
     pub config: WorkerConfig,
     pub network: Network,
     pub roots: Roots,
-    pub store: HttpStore,
+    pub store: OwnStore,
     pub control: mpsc::Receiver<Control>,
 }
 
@@ -115,6 +116,7 @@ impl Supervisor {
             control = self.control.recv() => return given_up(control),
         };
         let Connection { boot, running, exited, link, events } = connection;
+        let home = self.store.home();
         let store = Arc::new(self.store.clone());
         let context = Arc::new(HostContext {
             data_dir: self.config.data_dir.clone(),
@@ -156,6 +158,7 @@ impl Supervisor {
             host: context,
             events: session_sender,
             lease,
+            home,
         };
         actix_rt::spawn(task.run());
         host.run(events, session, signals, &mut self.control).await

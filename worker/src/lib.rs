@@ -29,9 +29,11 @@ mod session;
 pub use session::Coordinator;
 
 use attempt::http::{HttpStore, Limits};
+use attempt::own::{self, OwnStore};
 use attempt::transfer::{self, Retries};
 use files::Roots;
 use host::{Control, Supervisor};
+use lote_shared::chunks::{self, ChunkStore};
 use lote_shared::model::HostCapacity;
 use lote_shared::network::{self, Identity, Multiaddr, Network, PeerId, Protocol, Role};
 use std::ffi::OsString;
@@ -40,6 +42,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,6 +56,8 @@ pub enum Error {
     Network(#[from] network::Error),
     #[error("the HTTP client cannot be made: {0}")]
     Http(#[from] transfer::Error),
+    #[error("the cache of chunks cannot be opened: {0}")]
+    Cache(#[from] chunks::Error),
     #[error("the worker's thread cannot be started: {0}")]
     Thread(io::Error),
 }
@@ -60,7 +65,7 @@ pub enum Error {
 /// How a worker runs; start from [`WorkerConfig::new`].
 #[derive(Clone)]
 pub struct WorkerConfig {
-    /// Holds identity, keeper and nodes.
+    /// Holds identity, keeper, nodes and the cache of chunks.
     pub data_dir: PathBuf,
     /// The host's name, for people.
     pub name: String,
@@ -91,6 +96,8 @@ pub struct Worker {
     control: mpsc::Sender<Control>,
     thread: Option<JoinHandle<()>>,
     network: Network,
+    /// Aborted with the worker.
+    _sweeper: JoinSet<()>,
 }
 
 impl Worker {
@@ -124,14 +131,18 @@ impl Worker {
         }
         let roots = Roots::default();
         tokio::spawn(files::serve(network.accept(Protocol::Files)?, roots.clone()));
-        let store = HttpStore::new(config.transfers)?;
+        let cache = ChunkStore::open(&config.data_dir.join("chunks"))?;
+        let mut sweeper = JoinSet::new();
+        sweeper.spawn(own::sweep(cache.clone()));
+        let idle = config.transfers.idle;
+        let store = OwnStore::new(network.clone(), cache, HttpStore::new(config.transfers)?, idle);
         let (control, receiver) = mpsc::channel(1);
         let supervisor = Supervisor { config, network: network.clone(), roots, store, control: receiver };
         let thread = std::thread::Builder::new()
             .name("lote-worker".to_owned())
             .spawn(move || supervisor.run())
             .map_err(Error::Thread)?;
-        Ok(Worker { control, thread: Some(thread), network })
+        Ok(Worker { control, thread: Some(thread), network, _sweeper: sweeper })
     }
 
     /// This host's id in the network.

@@ -4,6 +4,7 @@
 //! One task per generation of the host. It decides nothing about nodes: the host gets greetings and messages in order
 //! through a bounded channel, and the keeper gets each renewed deadline at once, past the host.
 
+use crate::attempt::own::Home;
 use crate::context::HostContext;
 use crate::keeper::sys::boottime_ms;
 use crate::keeper::wire::Request;
@@ -68,6 +69,7 @@ pub struct SessionTask {
     pub host: Arc<HostContext>,
     pub events: mpsc::Sender<FromSession>,
     pub lease: Arc<Mutex<LeaseClock>>,
+    pub home: Home,
 }
 
 impl SessionTask {
@@ -123,7 +125,8 @@ impl SessionTask {
         let sent_ms = boottime_ms();
         self.lease.lock().asked(sent_ms);
         send.send(&hello).await?;
-        let welcome: Welcome = answer(&mut receive).await?;
+        let mut welcome: Welcome = answer(&mut receive).await?;
+        self.home.set(peer, std::mem::take(&mut welcome.storage_endpoints));
         let lease_ms = welcome.lease_ms;
         // A leader watches a host from its greeting on for a whole lease, so this one is safe to take.
         self.renew(&Lease { sent_ms, lease_ms, now: welcome.now });

@@ -134,6 +134,12 @@ impl ChunkBuilder {
         })
     }
 
+    /// The prefixes of the URLs of every account's storage, as hosts are told them.
+    pub fn storage_endpoints(&self, engine: &Engine) -> Vec<String> {
+        let endpoint = |name: &str| format!("{}/{name}", self.0.blob);
+        engine.read(|cluster| cluster.accounts().map(|(_, record)| endpoint(&record.name)).collect())
+    }
+
     fn sign_auto_storage(&self, engine: &Engine, account: AccountId, files: &mut [ResourceFile]) {
         for file in files {
             if let ResourceSource::AutoStorage { container, prefix } = &file.source {

@@ -141,6 +141,7 @@ async fn welcome_and_run(
         now: clock::wall(),
         grants: plan.nodes.iter().filter_map(|node| parts.builder.grant(&parts.engine, *node)).collect(),
         keep: plan.keep,
+        storage_endpoints: parts.builder.storage_endpoints(&parts.engine),
     };
     stream.send(&welcome).await?;
 

@@ -10,6 +10,7 @@ use super::seal::{self, Seal};
 use super::store::Group;
 use super::tree::{CHUNK, ChunkId, UNIT};
 use super::{ChunkStore, read};
+use crate::protocol::codec;
 use crate::protocol::data::{self, BlobHeaders, Request, Response, StreamError};
 use std::collections::VecDeque;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -50,6 +51,12 @@ pub struct Client<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub fn new(stream: S) -> Client<S> {
         Client { stream }
+    }
+
+    /// Tells the peer that this was all; the stream may be closed then.
+    pub async fn end(&mut self) {
+        let _ = self.stream.write_all(&codec::END_MARK).await;
+        let _ = self.stream.flush().await;
     }
 
     /// Gives the stream back, to be ended in its own way.

@@ -33,6 +33,11 @@ impl<T: Tap> FileWriter<T> {
         FileWriter { group: store.group(), list: Builder::default(), folder: Folder::default(), tap }
     }
 
+    /// As [`FileWriter::new`], but nothing is flushed: see [`ChunkStore::cache_group`].
+    pub fn cached(store: &ChunkStore, tap: T) -> FileWriter<T> {
+        FileWriter { group: store.cache_group(), ..FileWriter::new(store, tap) }
+    }
+
     /// Adds a full chunk that is not the last one.
     fn full_chunk(&mut self, chunk: &[u8]) -> Result<(), Error> {
         debug_assert_eq!(chunk.len(), CHUNK);

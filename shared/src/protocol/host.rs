@@ -40,6 +40,9 @@ pub struct Welcome {
     pub grants: Vec<NodeGrant>,
     /// Attempts of the inventory that the state still gives to this host; the host ends every other.
     pub keep: Vec<AttemptRef>,
+    /// URL prefixes of the cluster's own storage, one per account, without a final slash: what lies below goes over
+    /// `protocol::data` to whoever sent this.
+    pub storage_endpoints: Vec<String>,
 }
 
 /// A node that a host is to carry.

@@ -170,6 +170,7 @@ impl Coordinator {
             now: world.now(),
             grants: plan.nodes.iter().filter_map(|node| parcel::grant(&leader.cluster, *node)).collect(),
             keep: plan.keep.clone(),
+            storage_endpoints: Vec::new(),
         };
         let chunks: Vec<LeaderMessage> = plan
             .resend

@@ -102,18 +102,7 @@ impl HttpStore {
             .headers()
             .get("content-md5")
             .and_then(|value| base64::engine::general_purpose::STANDARD.decode(value.as_bytes()).ok());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode & 0o7777)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(target)
-            .await
-            .map_err(Error::Create)?;
-        // The file may have been there, and the process's mask may have taken bits away.
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777);
-        file.set_permissions(permissions).await.map_err(Error::Create)?;
+        let file = create(target, mode).await?;
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, file);
         let mut hash = digest.is_some().then(Md5::new);
         let mut length = 0_u64;
@@ -267,6 +256,23 @@ impl Sink for HttpStore {
     ) -> BoxFuture<'a, Result<u64, Error>> {
         Box::pin(self.upload_file(container, name, file, headers))
     }
+}
+
+/// The new or emptied file, never through a link.
+pub(super) async fn create(target: &Path, mode: u32) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode & 0o7777)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(target)
+        .await
+        .map_err(Error::Create)?;
+    // The file may have been there, and the process's mask may have taken bits away.
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777);
+    file.set_permissions(permissions).await.map_err(Error::Create)?;
+    Ok(file)
 }
 
 fn parse(url: &str) -> Result<Url, Error> {

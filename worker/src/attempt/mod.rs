@@ -3,7 +3,8 @@
 //!
 //! * [`machine`]: what comes next and what the outcome is; pure.
 //! * [`environment`], [`pattern`]: what the process sees, which files an output pattern means; pure but for looking.
-//! * [`transfer`]: the trait through which files come and go; [`http`] is its first implementation.
+//! * [`transfer`]: the trait through which files come and go; [`http`] does it for any URL, [`own`] for the
+//!   cluster's own storage.
 //! * [`fetch`], [`upload`], [`directories`]: the steps that touch disk and network.
 
 pub mod actor;
@@ -12,6 +13,7 @@ pub mod environment;
 pub mod fetch;
 pub mod http;
 pub mod machine;
+pub mod own;
 pub mod pattern;
 pub mod transfer;
 pub mod upload;

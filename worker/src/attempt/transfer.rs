@@ -1,8 +1,7 @@
 //! The door through which files come and go: [`Source`] and [`Sink`].
 //!
-//! `http` implements both for any URL. The peer-to-peer chunk path will stand beside it: an implementation that
-//! recognises the cluster's own storage and hands everything else on. Content is streamed between network and disk;
-//! nothing here ever holds a whole file.
+//! `http` implements both for any URL. `own` stands before it: it recognises the cluster's own storage and hands
+//! everything else on. Content is streamed between network and disk; nothing here ever holds a whole file.
 
 use futures::future::BoxFuture;
 use rand::Rng;

@@ -152,7 +152,9 @@ impl Leader {
         let inventory = hello.attempts.iter().map(|(_, attempt)| *attempt);
         let keep = inventory.filter(|a| self.keep.as_ref().is_none_or(|keep| keep.contains(a))).collect();
         let (grants, lease_ms) = (self.grants.clone(), self.lease_ms);
-        stream.send(&Welcome { host: HostKey(1), lease_ms, now: now(), grants, keep }).await.unwrap();
+        let welcome =
+            Welcome { host: HostKey(1), lease_ms, now: now(), grants, keep, storage_endpoints: vec![] };
+        stream.send(&welcome).await.unwrap();
         self.sent = self.session.outbox.acknowledged();
         self.stream = Some(stream);
         self.hello = Some(hello);

@@ -1,0 +1,367 @@
+//! [`Source`] and [`Sink`] for the cluster's own storage: chunks over `/lote/data/1` instead of HTTP.
+//!
+//! A URL below one of the endpoints that the coordinator named in its welcome is resolved there with the signature it
+//! carries; the chunks come into a cache that all tasks of the host share, and the file is laid down from it, so a
+//! retry or the next task transfers only what is not here. Outputs are cut into chunks in the same cache, and only
+//! those the coordinator lacks are given before the blob is committed. Every other URL goes over HTTP. Once an
+//! endpoint is known nothing below it falls back to HTTP: a broken stream is a transient fault like any other. Before
+//! the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
+//!
+//! Neither fetch nor commit is fenced by attempt numbers yet: an attempt that was given up elsewhere may still commit
+//! its outputs, exactly as over HTTP.
+//!
+//! The cache survives crashes, but nothing depends on it: a torn or missing chunk is noticed and fetched again.
+
+use super::http::{self, HttpStore};
+use super::transfer::{Error, Listed, Page, Sink, Source};
+use base64::Engine;
+use futures::future::BoxFuture;
+use lote_shared::chunks::fetch::{self, Client};
+use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
+use lote_shared::network::{Network, OpenError, PeerId, Protocol, Stream};
+use lote_shared::protocol::data::{self, BlobHeaders, LIST_MAX, StreamError};
+use md5::{Digest, Md5};
+use parking_lot::Mutex;
+use reqwest::Url;
+use std::io::{self, Write};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+
+/// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
+const CONVERSATIONS_MAX: usize = 8;
+/// Chunks of the cache are removed when they were written longer ago.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// Where the own storage is: told by the coordinator that welcomed this host last. Clones mean the same.
+#[derive(Debug, Clone, Default)]
+pub struct Home(Arc<Mutex<Option<Told>>>);
+
+#[derive(Debug)]
+struct Told {
+    peer: PeerId,
+    endpoints: Vec<String>,
+}
+
+impl Home {
+    /// `endpoints` are URLs without a final slash.
+    pub fn set(&self, peer: PeerId, endpoints: Vec<String>) {
+        *self.0.lock() = Some(Told { peer, endpoints });
+    }
+
+    /// Whom to ask for this URL, if it is one of the own storage, and the URL as HTTP would send it.
+    fn of(&self, url: &str) -> Option<(PeerId, String)> {
+        let url = String::from(Url::parse(url).ok()?);
+        let home = self.0.lock();
+        let Told { peer, endpoints } = home.as_ref()?;
+        let is_below =
+            |end: &String| url.strip_prefix(end.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        endpoints.iter().any(is_below).then(|| (*peer, url.clone()))
+    }
+}
+
+/// The own storage, with all others behind it. Cheap to clone.
+#[derive(Clone)]
+pub struct OwnStore {
+    network: Network,
+    home: Home,
+    cache: ChunkStore,
+    others: HttpStore,
+    /// Longest silence of the coordinator.
+    idle: Duration,
+    room: Arc<Semaphore>,
+}
+
+type Conversation = Client<Patient>;
+
+impl OwnStore {
+    pub fn new(network: Network, cache: ChunkStore, others: HttpStore, idle: Duration) -> OwnStore {
+        let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
+        OwnStore { network, home: Home::default(), cache, others, idle, room }
+    }
+
+    pub fn home(&self) -> Home {
+        self.home.clone()
+    }
+
+    /// Holds one conversation and ends it in good order if nothing broke.
+    async fn converse<T>(
+        &self,
+        peer: PeerId,
+        talk: impl AsyncFnOnce(&mut Conversation) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _place = self.room.acquire().await.map_err(|_| Error::Broken("the worker stops".into()))?;
+        let stream = self.network.open(peer, Protocol::Data).await.map_err(|error| match error {
+            OpenError::Timeout => Error::TimedOut,
+            error => Error::Broken(format!("no stream to the coordinator: {error}")),
+        })?;
+        let mut client = Client::new(Patient::new(stream, self.idle));
+        let result = talk(&mut client).await;
+        // After an error the stream may be in the middle of something; dropping it tells the peer.
+        if result.is_ok() {
+            client.end().await;
+            client.into_inner().stream.close().await;
+        }
+        result
+    }
+
+    async fn fetch_blob(&self, peer: PeerId, url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
+        let manifest = self
+            .converse(peer, async |client| {
+                let manifest = client.resolve(url).await.map_err(failed)?.manifest;
+                client.fetch(&self.cache, &manifest).await.map_err(failed)?;
+                Ok(manifest)
+            })
+            .await?;
+        let file = http::create(target, mode).await?.into_std().await;
+        let cache = self.cache.clone();
+        blocking(move || lay_down(&cache, &manifest, file)).await?;
+        Ok(manifest.length)
+    }
+
+    async fn list_blobs(
+        &self,
+        peer: PeerId,
+        url: &str,
+        prefix: &str,
+        from: Option<&str>,
+    ) -> Result<Page, Error> {
+        let from = from.unwrap_or_default();
+        let (blobs, next) = self
+            .converse(peer, async |client| client.list(url, prefix, from, LIST_MAX).await.map_err(failed))
+            .await?;
+        let listed = |(name, blob): (String, data::Blob)| Listed { name, length: blob.manifest.length };
+        Ok(Page { blobs: blobs.into_iter().map(listed).collect(), next })
+    }
+
+    async fn upload_file(
+        &self,
+        peer: PeerId,
+        url: &str,
+        file: &Path,
+        headers: &[(String, String)],
+    ) -> Result<u64, Error> {
+        let (mut headers, metadata) = blob_headers(headers)?;
+        let (cache, file) = (self.cache.clone(), file.to_owned());
+        let (manifest, digest) = blocking(move || {
+            let file = std::fs::File::open(file).map_err(Error::Read)?;
+            FileWriter::cached(&cache, Digester(Md5::new())).copy_from(file).map_err(|error| match error {
+                chunks::Error::Io { source, .. } => Error::Read(source),
+                error => Error::Broken(error.to_string()),
+            })
+        })
+        .await?;
+        headers.content_md5.get_or_insert_with(|| digest.0.finalize().into());
+        self.converse(peer, async |client| {
+            client.give(&self.cache, &manifest).await.map_err(failed)?;
+            client.commit(url, &manifest, headers, metadata).await.map_err(failed)?;
+            Ok(manifest.length)
+        })
+        .await
+    }
+}
+
+impl Source for OwnStore {
+    fn fetch<'a>(&'a self, url: &'a str, target: &'a Path, mode: u32) -> BoxFuture<'a, Result<u64, Error>> {
+        match self.home.of(url) {
+            Some((peer, url)) => Box::pin(async move { self.fetch_blob(peer, &url, target, mode).await }),
+            None => self.others.fetch(url, target, mode),
+        }
+    }
+
+    fn list<'a>(
+        &'a self,
+        container: &'a str,
+        prefix: &'a str,
+        marker: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
+        match self.home.of(container) {
+            Some((peer, url)) => Box::pin(async move { self.list_blobs(peer, &url, prefix, marker).await }),
+            None => self.others.list(container, prefix, marker),
+        }
+    }
+
+    fn blob_url(&self, container: &str, name: &str) -> Result<String, Error> {
+        self.others.blob_url(container, name)
+    }
+}
+
+impl Sink for OwnStore {
+    fn upload<'a>(
+        &'a self,
+        container: &'a str,
+        name: &'a str,
+        file: &'a Path,
+        headers: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        let own = self.blob_url(container, name).ok().and_then(|url| self.home.of(&url));
+        match own {
+            Some((peer, url)) => Box::pin(async move { self.upload_file(peer, &url, file, headers).await }),
+            None => self.others.upload(container, name, file, headers),
+        }
+    }
+}
+
+/// Removes old chunks from the cache, now and every hour.
+pub async fn sweep(cache: ChunkStore) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        let cache = cache.clone();
+        let swept = tokio::task::spawn_blocking(move || sweep_once(&cache)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "the cache of chunks was not cleaned");
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared with the file system's times, which are this clock's"
+)]
+fn sweep_once(cache: &ChunkStore) -> Result<(), chunks::Error> {
+    let Some(before) = SystemTime::now().checked_sub(KEEP) else { return Ok(()) };
+    let mut old = Vec::new();
+    cache.for_each(|id, written| {
+        if written < before {
+            old.push(id);
+        }
+    })?;
+    // A task that needs one of them just now finds it missing, which is transient, and fetches it again.
+    old.into_iter().try_for_each(|id| cache.remove_older(id, before).map(drop))
+}
+
+fn lay_down(cache: &ChunkStore, manifest: &Manifest, mut file: std::fs::File) -> Result<(), Error> {
+    // What is missing or damaged now is fetched by the next try.
+    let broken = |error: chunks::Error| Error::Broken(format!("the cache of chunks: {error}"));
+    let mut walk = Walk::new(cache, manifest, 0..manifest.length).map_err(broken)?;
+    while let Some(bytes) = walk.next_bytes().map_err(broken)? {
+        file.write_all(&bytes).map_err(Error::Write)?;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::Broken(error.to_string())))
+}
+
+struct Digester(Md5);
+
+impl Tap for Digester {
+    fn data(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+type Metadata = Vec<(String, String)>;
+
+/// What Put Blob would make of these headers: `x-ms-blob-…` goes before the plain one.
+fn blob_headers(headers: &[(String, String)]) -> Result<(BlobHeaders, Metadata), Error> {
+    let find = |name: &str| {
+        let value = |wanted: &str| {
+            headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.clone())
+        };
+        value(&format!("x-ms-blob-{name}")).or_else(|| value(name))
+    };
+    let digest = |text: String| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
+        bytes.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).ok_or(Error::Status(400))
+    };
+    let metadata = headers.iter().filter_map(|(name, value)| {
+        let name = name.to_ascii_lowercase();
+        Some((name.strip_prefix("x-ms-meta-")?.to_owned(), value.clone()))
+    });
+    let blob = BlobHeaders {
+        content_type: find("content-type"),
+        content_encoding: find("content-encoding"),
+        content_language: find("content-language"),
+        content_disposition: find("content-disposition"),
+        cache_control: find("cache-control"),
+        content_md5: find("content-md5").map(digest).transpose()?,
+    };
+    Ok((blob, metadata.collect()))
+}
+
+/// A refusal in the terms of HTTP, so that the same failure codes come out.
+fn failed(error: fetch::Error) -> Error {
+    match error {
+        fetch::Error::Refused(refusal) => match refusal {
+            data::Error::ContainerNotFound | data::Error::BlobNotFound => Error::NotFound,
+            data::Error::Denied(_) => Error::Denied(403),
+            data::Error::Invalid(_) => Error::Status(400),
+            data::Error::Busy(_) => Error::Status(503),
+            data::Error::Failed(_) => Error::Status(500),
+            data::Error::NotOurs => Error::Refused(refusal.to_string()),
+            data::Error::Missing(_) => Error::Broken(refusal.to_string()),
+        },
+        fetch::Error::Stream(StreamError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Error::TimedOut
+        }
+        fetch::Error::Store(chunks::Error::Io { source, .. }) => Error::Write(source),
+        error => Error::Broken(error.to_string()),
+    }
+}
+
+/// A stream that fails when the peer neither sends nor takes anything for too long.
+struct Patient {
+    stream: Stream,
+    idle: Duration,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Patient {
+    fn new(stream: Stream, idle: Duration) -> Patient {
+        Patient { stream, idle, until: Box::pin(tokio::time::sleep(idle)) }
+    }
+
+    /// Every step forward sets the clock back.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match step(Pin::new(&mut self.stream), cx) {
+            Poll::Pending => match self.until.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                Poll::Pending => Poll::Pending,
+            },
+            ready => {
+                let until = Instant::now() + self.idle;
+                self.until.as_mut().reset(until);
+                ready
+            }
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.watch(cx, |stream, cx| stream.poll_read(cx, out))
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.watch(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+}
