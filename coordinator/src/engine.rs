@@ -12,10 +12,12 @@ use crate::store::{self, Store};
 use lote_shared::model::{AccountId, Timestamp};
 use parking_lot::RwLock;
 use std::sync::Arc;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 /// Commands that may wait for the driver before callers are told to come back.
 pub const QUEUE_MAX: usize = 8_192;
+/// Bytes of encoded commands that may wait for the driver.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Events that a slow listener may lag behind before it must look at the state anew.
 const EVENTS_MAX: usize = 16_384;
 
@@ -37,10 +39,15 @@ pub struct Proposal {
     /// `Command::encode` of it.
     pub bytes: Vec<u8>,
     pub answer: oneshot::Sender<Result<Reply, Unavailable>>,
+    /// Its share of [`QUEUE_BYTES_MAX`], given back when the driver has taken the command.
+    pub waiting: OwnedSemaphorePermit,
 }
 
-/// What linearizable reads ask the driver.
+type Answer = oneshot::Receiver<Result<Reply, Unavailable>>;
+
+/// What the driver is asked. Nearly all requests are proposals, so their size is no waste.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
 pub enum Request {
     Propose(Proposal),
     /// Answer once this member has applied everything that was committed when this was asked.
@@ -59,6 +66,7 @@ struct Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
+    waiting_bytes: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -67,7 +75,8 @@ impl Engine {
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let shared = Shared { cluster: RwLock::new(cluster), store, events };
-        (Engine { shared: Arc::new(shared), requests }, queue)
+        let waiting_bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        (Engine { shared: Arc::new(shared), requests, waiting_bytes }, queue)
     }
 
     /// Has a command made durable on a quorum and applied; the reply is the state's.
@@ -78,15 +87,35 @@ impl Engine {
 
     /// As [`Engine::propose`] with the caller's own idempotency key.
     pub async fn propose_command(&self, command: Command) -> Result<Reply, Unavailable> {
+        self.submit_command(command)?.await.map_err(|_| Unavailable::NoQuorum)?
+    }
+
+    fn submit_command(&self, command: Command) -> Result<Answer, Unavailable> {
         let bytes = command.encode().map_err(|error| match error {
             lote_shared::protocol::codec::Error::TooLarge { size, limit } => {
                 Unavailable::TooLarge { size, limit }
             }
             _ => Unavailable::TooLarge { size: u64::MAX, limit: crate::state::command::SIZE_MAX },
         })?;
+        // A command is far smaller than 4 GiB.
+        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let waiting = self.waiting_bytes.clone().try_acquire_many_owned(size);
+        let waiting = waiting.map_err(|_| Unavailable::Busy)?;
         let (answer, wait) = oneshot::channel();
-        self.submit(Request::Propose(Proposal { command, bytes, answer }))?;
-        wait.await.map_err(|_| Unavailable::NoQuorum)?
+        self.submit(Request::Propose(Proposal { command, bytes, answer, waiting }))?;
+        Ok(wait)
+    }
+
+    /// Submits at once, so that calls made one after another are proposed in that order; the answer is awaited
+    /// apart.
+    pub fn submit_action(
+        &self,
+        account: AccountId,
+        action: Action,
+    ) -> Result<impl Future<Output = Result<Reply, Unavailable>> + Send + use<>, Unavailable> {
+        let key = IdempotencyKey(uuid::Uuid::new_v4().as_u128());
+        let wait = self.submit_command(Command { account, key, action })?;
+        Ok(async move { wait.await.map_err(|_| Unavailable::NoQuorum)? })
     }
 
     /// Waits until reads see every write acknowledged before this call.
@@ -144,6 +173,15 @@ impl Engine {
         Ok(replies)
     }
 
+    /// For the driver alone: a handle that cannot propose, so that the queue closes with the last other handle.
+    pub fn for_driver(&self) -> Engine {
+        Engine {
+            shared: self.shared.clone(),
+            requests: mpsc::channel(1).0,
+            waiting_bytes: self.waiting_bytes.clone(),
+        }
+    }
+
     /// For the driver alone: puts another state in place, after a snapshot was installed.
     pub fn replace(&self, cluster: Cluster) {
         *self.shared.cluster.write() = cluster;
@@ -161,9 +199,7 @@ pub mod direct {
         clock: impl Fn() -> Timestamp + Send + 'static,
     ) -> Engine {
         let (engine, mut queue) = Engine::new(cluster, store);
-        let driver = engine.clone();
-        // The driver must not keep its own queue open.
-        let driver = Engine { shared: driver.shared, requests: mpsc::channel(1).0 };
+        let driver = engine.for_driver();
         tokio::spawn(async move {
             let mut index = 0;
             while let Some(request) = queue.recv().await {

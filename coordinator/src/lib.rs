@@ -7,10 +7,13 @@
 //! disk; [`pools`] owns soft state only; [`api`] owns nothing.
 
 pub mod api;
+pub mod clock;
 pub mod data;
 pub mod engine;
+pub mod node_files;
 pub mod pools;
 pub mod replication;
 pub mod scheduling;
+pub mod service;
 pub mod state;
 pub mod store;

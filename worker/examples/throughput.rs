@@ -4,6 +4,8 @@
 //! CPU is that of all processes together (this one with the scripted leader in it, the keeper, and the tasks), so the
 //! difference of the two figures is what the worker costs above the bare spawn.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -6,6 +6,8 @@ use crate::keeper::client::Link;
 use crate::keeper::wire::Request;
 use crate::layout::NodeLayout;
 use crate::outgoing::Outgoing;
+use actix::dev::ToEnvelope;
+use actix::{Addr, Handler, Message};
 use lote_shared::model::BootId;
 use lote_shared::protocol::host::NodeGrant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,4 +58,18 @@ pub fn guarded<T>(step: impl FnOnce() -> T) -> Result<T, String> {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
     })
+}
+
+/// Puts a signal between a parent and its child into the mailbox, full or not. Only for signals that must not be
+/// lost and whose number something else bounds: the processes the keeper holds, the attempts of a node, or what the
+/// leader sends, whom the host trusts and who sends tasks only as far as the node has asked for them.
+#[expect(clippy::disallowed_methods, reason = "the number of these signals is bounded by something else")]
+pub fn signal<A, M>(to: &Addr<A>, message: M)
+where
+    A: Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.do_send(message);
 }

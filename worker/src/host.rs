@@ -17,7 +17,7 @@ use crate::attempt::http::{HttpStore, Limits};
 use crate::attempt::machine::ProcessEnd;
 use crate::attempt::transfer::Retries;
 use crate::clock::Clock;
-use crate::context::HostContext;
+use crate::context::{HostContext, signal};
 use crate::files::Roots;
 use crate::keeper::client::{self, Connection};
 use crate::keeper::wire::{Event, Exit, Request};
@@ -78,7 +78,7 @@ impl Supervisor {
         let lease = Arc::new(Mutex::new(LeaseClock::new()));
         let mut back_off = Duration::ZERO;
         loop {
-            let began = std::time::Instant::now();
+            let began_ms = clock.now().ms;
             let generation = || {
                 let system = actix_rt::System::new();
                 system.block_on(self.generation(back_off, clock.clone(), Arc::clone(&lease)))
@@ -90,7 +90,7 @@ impl Supervisor {
             };
             self.roots.clear();
             tracing::error!(reason, "the host begins again");
-            let good = began.elapsed() > GOOD_AFTER;
+            let good = Duration::from_millis(clock.now().ms.saturating_sub(began_ms)) > GOOD_AFTER;
             back_off =
                 if good || back_off.is_zero() { BACK_OFF_FIRST } else { (back_off * 2).min(BACK_OFF_MAX) };
         }
@@ -133,6 +133,10 @@ impl Supervisor {
         if let Some(at_ms) = lease.lock().deadline_ms() {
             context.ask_keeper(Request::Deadline { at_ms, lease_ms: 60_000 });
         }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a node sends one signal, its last word, so there are never more of them than nodes"
+        )]
         let (signal_sender, signals) = mpsc::unbounded_channel();
         let (session_sender, session) = mpsc::channel(SESSION_EVENTS_MAX);
         let mut host = Host {
@@ -288,7 +292,7 @@ impl Host {
                     Some(Control::Stop { grace, done }) => {
                         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                         for node in self.nodes.values() {
-                            node.actor.do_send(ToNode::HostStopping { grace_ms });
+                            signal(&node.actor, ToNode::HostStopping { grace_ms });
                         }
                         stop = Some((done, tokio::time::Instant::now() + grace + FAREWELL, grace));
                     }
@@ -333,7 +337,7 @@ impl Host {
         };
         let node = parse_key(&key).and_then(|(node, name)| Some((self.nodes.get(&node)?, name)));
         match node {
-            Some((node, name)) => node.actor.do_send(ToNode::Process { name, end }),
+            Some((node, name)) => signal(&node.actor, ToNode::Process { name, end }),
             None => self.context.ask_keeper(Request::Acknowledge { key }),
         }
     }
@@ -349,7 +353,7 @@ impl Host {
             FromSession::Acknowledged(acknowledged) => {
                 for (node, attempts) in acknowledged {
                     if let Some(node) = self.nodes.get(&node) {
-                        node.actor.do_send(ToNode::Acknowledged(attempts));
+                        signal(&node.actor, ToNode::Acknowledged(attempts));
                     } else {
                         for attempt in attempts {
                             let key = key(node, Name::Task(attempt));
@@ -382,7 +386,7 @@ impl Host {
     fn on_welcome(&mut self, welcome: Welcome, restarted: bool) {
         let keep: Arc<BTreeSet<AttemptRef>> = Arc::new(welcome.keep.into_iter().collect());
         for node in self.nodes.values() {
-            node.actor.do_send(ToNode::Session { keep: Arc::clone(&keep), restarted });
+            signal(&node.actor, ToNode::Session { keep: Arc::clone(&keep), restarted });
         }
         let granted: BTreeSet<NodeKey> = welcome.grants.iter().map(|grant| grant.node).collect();
         self.waiting.retain(|grant| granted.contains(&grant.node));
@@ -414,7 +418,7 @@ impl Host {
                 match self.nodes.get_mut(&key) {
                     Some(node) => {
                         node.leaving |= revoked;
-                        node.actor.do_send(ToNode::Leader(message));
+                        signal(&node.actor, ToNode::Leader(message));
                     }
                     None if revoked => {
                         self.waiting.retain(|grant| grant.node != key);
@@ -430,7 +434,7 @@ impl Host {
         if let Some(node) = self.nodes.get(&grant.node)
             && !node.leaving
         {
-            node.actor.do_send(ToNode::Leader(LeaderMessage::Grant(grant)));
+            signal(&node.actor, ToNode::Leader(LeaderMessage::Grant(grant)));
             return;
         }
         let taken = self.nodes.values().any(|node| node.node_id == grant.node_id);

@@ -1,5 +1,7 @@
 //! The whole worker against a scripted leader: real network, keeper, processes and files.
 
+#![expect(clippy::disallowed_methods, reason = "a test gives up by the real clock")]
+
 mod support;
 
 use lote_shared::model::{AttemptOutcome, NodeKey};

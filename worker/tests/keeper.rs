@@ -1,5 +1,7 @@
 //! The keeper as a real process: exits, process trees, re-adoption, deadlines, its own end.
 
+#![expect(clippy::disallowed_methods, reason = "a test gives up by the real clock")]
+
 use lote_worker::keeper::client::{Config, Connection, connect};
 use lote_worker::keeper::sys::boottime_ms;
 use lote_worker::keeper::wire::{Cause, Event, Exit, Request, Spawn, SpawnError};

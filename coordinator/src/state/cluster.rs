@@ -39,8 +39,6 @@ pub struct Batch {
     /// `None` deletes.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     pub events: Vec<Event>,
-    /// Where in `writes` the counters are, so that the commands of one entry write them once.
-    meta_at: Option<usize>,
 }
 
 /// Something a shell on the leader may want to act on. Hints only: everything can be found again from the state.
@@ -142,6 +140,8 @@ pub struct Cluster {
     pub(super) answers: Answers,
     /// Gives jobs their turns; a hint that is not stored.
     pub(super) turns: u64,
+    /// Where the last batch has the counters; a hint that is not stored.
+    meta_at: usize,
     pub(super) blobs: Blobs,
 }
 
@@ -260,13 +260,15 @@ impl Cluster {
         }
     }
 
-    fn write_meta(&self, batch: &mut Batch) {
+    /// Writes the counters, over those of an earlier command of the same entry. Where those stand is only a hint from
+    /// the last write; it is believed if the row there is theirs.
+    fn write_meta(&mut self, batch: &mut Batch) {
         let Ok(bytes) = codec::encode(ROW_VERSION, &self.meta) else { return };
         let row = (keys::meta(), Some(bytes));
-        match batch.meta_at {
-            Some(at) if batch.writes.get(at).is_some_and(|(key, _)| *key == row.0) => batch.writes[at] = row,
+        match batch.writes.get_mut(self.meta_at) {
+            Some(earlier) if earlier.0 == row.0 => *earlier = row,
             _ => {
-                batch.meta_at = Some(batch.writes.len());
+                self.meta_at = batch.writes.len();
                 batch.writes.push(row);
             }
         }

@@ -1,6 +1,19 @@
 //! `Store`: ordered keys, atomic batches, range scans. The place of the materialised job state; never the truth,
 //! which is the Raft log. Two implementations, sled and memory, one conformance suite.
 
+mod memory;
+mod rows;
+mod sled;
+mod switch;
+
+#[cfg(test)]
+mod tests;
+
+pub use memory::MemoryStore;
+pub use rows::rows;
+pub use sled::SledStore;
+pub use switch::SwitchStore;
+
 use std::fmt::Debug;
 
 /// A change of one batch: the key, and its new value or `None` to remove it.

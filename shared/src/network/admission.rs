@@ -3,15 +3,15 @@
 //! The first byte on every stream is our answer, so that the opener knows whether it was taken, must wait, or may
 //! not. A place in the queue is reserved before the answer is sent: what was answered with `ACCEPTED` arrives.
 
-use super::members::{Member, Members};
+use super::members::Members;
 use super::protocol::{Protocol, Role};
 use super::stream::{Origin, Stream};
 use futures::AsyncWriteExt as _;
 use libp2p::PeerId;
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// Answers to an opener.
 pub(super) const ACCEPTED: u8 = 1;
@@ -54,7 +54,6 @@ impl Acceptors {
 
 /// A stream for which there is room.
 struct Admitted {
-    member: Arc<Member>,
     slot: OwnedSemaphorePermit,
     place: mpsc::OwnedPermit<Accepted>,
 }
@@ -78,7 +77,7 @@ fn admit(
         mpsc::error::TrySendError::Full(_) => BUSY,
         mpsc::error::TrySendError::Closed(_) => NOT_SERVED,
     })?;
-    Ok(Admitted { member, slot, place })
+    Ok(Admitted { slot, place })
 }
 
 /// Answers an inbound stream and passes it on, or refuses it.
@@ -88,6 +87,7 @@ pub(super) async fn greet(
     peer: PeerId,
     protocol: Protocol,
     mut stream: libp2p::Stream,
+    cut: CancellationToken,
 ) {
     let admitted = admit(members, acceptors, &peer, protocol);
     let answer = match &admitted {
@@ -106,8 +106,8 @@ pub(super) async fn greet(
         Ok(Err(error)) => return tracing::debug!(%peer, %protocol, %error, "stream broke before the answer"),
         Err(_) => return tracing::debug!(%peer, %protocol, "peer does not take the answer"),
     }
-    if let Ok(Admitted { member, slot, place }) = admitted {
-        let origin = Origin { peer, protocol, member, _slot: Some(slot) };
+    if let Ok(Admitted { slot, place }) = admitted {
+        let origin = Origin { peer, protocol, cut, _slot: Some(slot) };
         place.send((peer, Stream::new(stream, origin)));
     }
 }

@@ -1,19 +1,19 @@
 //! What the swarm composes: admission and streams of our own, connection limits, pings.
 
-use super::Shared;
 use super::handler::{Handler, Request};
+use super::{ConnectionEvent, Shared};
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
-use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure, ListenFailure};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
 use libp2p::{PeerId, connection_limits, ping};
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 
 /// Requests for streams that wait for their connections' tasks.
 const REQUESTS_MAX: usize = 4_096;
@@ -33,7 +33,7 @@ impl Behaviour {
         ping: ping::Config,
     ) -> Self {
         Self {
-            streams: Streams { shared, connections: BTreeMap::new(), requests: VecDeque::new() },
+            streams: Streams::new(shared),
             limits: connection_limits::Behaviour::new(limits),
             ping: ping::Behaviour::new(ping),
         }
@@ -45,21 +45,42 @@ impl Behaviour {
 #[error("peer `{0}` is not a member")]
 pub(super) struct Stranger(PeerId);
 
-/// Refuses strangers and brings requests for streams to connections.
+/// Refuses strangers, brings requests for streams to connections, and knows which connections are of use.
+///
+/// A connection can be *given up* before it is closed: closing writes a farewell, and to a peer that is gone or does
+/// not read that may take until the system's own timeout. From the moment it is given up its streams fail, requests
+/// go elsewhere, and the peer counts as disconnected if it was the last.
 pub(super) struct Streams {
     shared: Arc<Shared>,
-    /// Of each connected peer, in the order of arrival.
-    connections: BTreeMap<PeerId, Vec<ConnectionId>>,
+    /// Of handshakes that were just let in, until they count as established or failed.
+    admitted: BTreeMap<ConnectionId, CancellationToken>,
+    /// Of each connected peer, in the order of arrival; never empty.
+    connections: BTreeMap<PeerId, Vec<Connection>>,
     requests: VecDeque<(PeerId, ConnectionId, Request)>,
+    events: VecDeque<ConnectionEvent>,
+}
+
+struct Connection {
+    id: ConnectionId,
+    /// Fires when it is given up, or with the end of the peer's stay.
+    cut: CancellationToken,
+    /// Checks since its last answered ping.
+    quiet_checks: u32,
 }
 
 impl Streams {
-    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
-        self.connections.contains_key(peer)
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            admitted: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            requests: VecDeque::new(),
+            events: VecDeque::new(),
+        }
     }
 
-    pub(super) fn connected(&self) -> impl Iterator<Item = &PeerId> {
-        self.connections.keys()
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.connections.contains_key(peer)
     }
 
     /// Passes the request to the peer's newest connection: if there is an older one, it may be dead and not known
@@ -70,60 +91,119 @@ impl Streams {
         let newest = self.connections.get(&peer).and_then(|connections| connections.last());
         match newest {
             Some(connection) if self.requests.len() < REQUESTS_MAX => {
-                self.requests.push_back((peer, *connection, request));
+                self.requests.push_back((peer, connection.id, request));
                 Ok(())
             }
             _ => Err(request),
         }
     }
 
-    fn handler(&self, peer: PeerId) -> Result<Handler, ConnectionDenied> {
-        if !self.shared.members.contains(&peer) {
-            return Err(ConnectionDenied::new(Stranger(peer)));
+    /// Gives up one connection, if that has not been done.
+    fn give_up(&mut self, peer: PeerId, id: ConnectionId) {
+        let Some(connections) = self.connections.get_mut(&peer) else { return };
+        connections.retain(|connection| {
+            if connection.id == id {
+                connection.cut.cancel();
+            }
+            connection.id != id
+        });
+        if connections.is_empty() {
+            self.connections.remove(&peer);
+            self.events.push_back(ConnectionEvent::Disconnected(peer));
         }
-        Ok(Handler::new(peer, self.shared.clone()))
+        // Dropping a request tells its opener that the connection is gone.
+        self.requests.retain(|(_, connection, _)| *connection != id);
+    }
+
+    /// Gives up every connection of a stay that has ended, and returns them to be closed.
+    pub(super) fn give_up_strangers(&mut self) -> Vec<(PeerId, ConnectionId)> {
+        self.give_up_where(|connection| connection.cut.is_cancelled())
+    }
+
+    /// A ping on this connection was answered.
+    pub(super) fn heard(&mut self, peer: PeerId, id: ConnectionId) {
+        let connections = self.connections.get_mut(&peer).into_iter().flatten();
+        for connection in connections.filter(|connection| connection.id == id) {
+            connection.quiet_checks = 0;
+        }
+    }
+
+    /// Called at even intervals: gives up the connections without an answered ping in the last `checks_max`, and
+    /// returns them to be closed. Checks are counted rather than time, so that a pause of this process (which
+    /// delays its own checks as well) is not taken for the silence of everybody else.
+    pub(super) fn give_up_silent(&mut self, checks_max: u32) -> Vec<(PeerId, ConnectionId)> {
+        for connection in self.connections.values_mut().flatten() {
+            connection.quiet_checks = connection.quiet_checks.saturating_add(1);
+        }
+        self.give_up_where(|connection| connection.quiet_checks > checks_max)
+    }
+
+    fn give_up_where(&mut self, matches: impl Fn(&Connection) -> bool) -> Vec<(PeerId, ConnectionId)> {
+        let mut given_up = Vec::new();
+        for (peer, connections) in &self.connections {
+            let ids = connections.iter().filter(|connection| matches(connection));
+            given_up.extend(ids.map(|connection| (*peer, connection.id)));
+        }
+        for (peer, id) in &given_up {
+            self.give_up(*peer, *id);
+        }
+        given_up
+    }
+
+    fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Result<Handler, ConnectionDenied> {
+        let member = self.shared.members.get(&peer).ok_or_else(|| ConnectionDenied::new(Stranger(peer)))?;
+        let cut = member.left().child_token();
+        self.admitted.insert(id, cut.clone());
+        Ok(Handler::new(peer, self.shared.clone(), cut))
     }
 }
 
 impl NetworkBehaviour for Streams {
     type ConnectionHandler = Handler;
-    type ToSwarm = Infallible;
+    type ToSwarm = ConnectionEvent;
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.handler(peer)
+        self.handler(peer, id)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.handler(peer)
+        self.handler(peer, id)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match event {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
-                self.connections.entry(peer_id).or_default().push(connection_id);
+                let Some(cut) = self.admitted.remove(&connection_id) else { return };
+                if cut.is_cancelled() {
+                    // The stay ended in the meantime, and the sweep for strangers may have been before this.
+                    self.shared.members.changed.notify_one();
+                }
+                let connections = self.connections.entry(peer_id).or_default();
+                if connections.is_empty() {
+                    self.events.push_back(ConnectionEvent::Connected(peer_id));
+                }
+                connections.push(Connection { id: connection_id, cut, quiet_checks: 0 });
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
-                if let Some(connections) = self.connections.get_mut(&peer_id) {
-                    connections.retain(|other| *other != connection_id);
-                    if connections.is_empty() {
-                        self.connections.remove(&peer_id);
-                    }
-                }
-                // Dropping a request tells its opener that the connection is gone.
-                self.requests.retain(|(_, connection, _)| *connection != connection_id);
+                self.give_up(peer_id, connection_id);
+            }
+            // Another part of the behaviour, say a limit, denied what was let in here.
+            FromSwarm::DialFailure(DialFailure { connection_id, .. })
+            | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
+                self.admitted.remove(&connection_id);
             }
             _ => {}
         }
@@ -133,7 +213,10 @@ impl NetworkBehaviour for Streams {
         match event {}
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<ConnectionEvent, THandlerInEvent<Self>>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(ToSwarm::GenerateEvent(event));
+        }
         match self.requests.pop_front() {
             Some((peer_id, connection, event)) => Poll::Ready(ToSwarm::NotifyHandler {
                 peer_id,

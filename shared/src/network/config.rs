@@ -18,8 +18,9 @@ pub struct Config {
     pub connections_per_peer_max: u32,
     /// Handshakes under way, in each direction.
     pub handshakes_max: u32,
+    /// Pings keep silence from going unnoticed; must be above zero.
     pub ping_interval: Duration,
-    /// A peer that leaves a ping unanswered this long is cut off.
+    /// A peer that leaves a ping unanswered this long is cut off, up to two intervals later.
     pub ping_timeout: Duration,
     /// Bound of one attempt to connect, handshakes included.
     pub connect_timeout: Duration,
@@ -36,7 +37,7 @@ impl Config {
             connections_per_peer_max: 8,
             handshakes_max: 256,
             ping_interval: Duration::from_secs(5),
-            ping_timeout: Duration::from_secs(15),
+            ping_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             open_timeout: Duration::from_secs(15),
         }

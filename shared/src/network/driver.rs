@@ -13,8 +13,10 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, ping};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// Requests that wait for one peer to be connected.
@@ -35,6 +37,10 @@ pub(super) struct Driver {
     pub(super) dials: BTreeMap<PeerId, Dial>,
     pub(super) resolving: JoinSet<(PeerId, Vec<Multiaddr>)>,
     pub(super) stop: CancellationToken,
+    /// How often pings go out and silence is looked for.
+    pub(super) check_interval: Duration,
+    /// Checks that a connection may be silent.
+    pub(super) quiet_checks_max: u32,
 }
 
 /// An attempt to connect to a peer, and who waits for it.
@@ -52,11 +58,14 @@ impl Driver {
     pub(super) async fn run(mut self) {
         // Fires also if this task is ended by a panic or with its runtime, so that nobody waits for it for ever.
         let _stopped = self.shared.stopped.clone().drop_guard();
+        let mut check = tokio::time::interval(self.check_interval);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = self.shared.members.changed.notified() => self.cut_strangers(),
                 Some(Ok((peer, addresses))) = self.resolving.join_next() => self.on_resolved(peer, addresses),
+                _ = check.tick() => self.cut_silent(),
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
                 command = self.commands.recv() => match command {
                     Some(Command::Open { peer, request }) => self.open(peer, request),
@@ -140,32 +149,27 @@ impl Driver {
         dial.fail(&open_error(peer, error));
     }
 
-    fn on_connected(&mut self, peer: PeerId) {
-        let Some(dial) = self.dials.remove(&peer) else { return };
-        for request in dial.waiting {
-            self.open(peer, request);
+    fn on_connection(&mut self, event: ConnectionEvent) {
+        tracing::debug!(?event);
+        match event {
+            ConnectionEvent::Connected(peer) => {
+                self.shared.connected.lock().insert(peer);
+                let waiting = self.dials.remove(&peer).map(|dial| dial.waiting).unwrap_or_default();
+                for request in waiting {
+                    self.open(peer, request);
+                }
+            }
+            ConnectionEvent::Disconnected(peer) => {
+                self.shared.connected.lock().remove(&peer);
+            }
         }
+        // An error means that nobody listens.
+        self.events.send(event).ok();
     }
 
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
-                if num_established.get() == 1 {
-                    tracing::debug!(peer = %peer_id, "connected");
-                    self.events.send(ConnectionEvent::Connected(peer_id)).ok();
-                }
-                self.on_connected(peer_id);
-                // The list may have changed between the handshake's check and this event.
-                if !self.shared.members.contains(&peer_id) {
-                    self.cut_strangers();
-                }
-            }
-            SwarmEvent::ConnectionClosed { peer_id, num_established, cause, .. } => {
-                if num_established == 0 {
-                    tracing::debug!(peer = %peer_id, ?cause, "disconnected");
-                    self.events.send(ConnectionEvent::Disconnected(peer_id)).ok();
-                }
-            }
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => self.on_connection(event),
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
                 tracing::debug!(%peer, %error, "dial failed");
                 self.on_dial_failed(peer, connection_id, &error);
@@ -200,28 +204,27 @@ impl Driver {
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener"),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { peer, connection, result })) => {
                 match result {
-                    Err(ping::Failure::Timeout) => {
-                        tracing::info!(%peer, "peer does not answer pings; connection closed");
-                        self.swarm.close_connection(connection);
-                    }
+                    Ok(_) => self.swarm.behaviour_mut().streams.heard(peer, connection),
+                    // The check for silence draws the conclusions: libp2p reports some failures late or not at all.
                     Err(error) => tracing::debug!(%peer, %error, "ping failed"),
-                    Ok(_) => {}
                 }
             }
             _ => {}
         }
     }
 
-    /// Closes the connections of everybody who is no longer a member.
+    fn cut_silent(&mut self) {
+        for (peer, connection) in self.swarm.behaviour_mut().streams.give_up_silent(self.quiet_checks_max) {
+            tracing::info!(%peer, "peer does not answer pings; connection closed");
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    /// Closes the connections of everybody who is no longer a member, or a member in another role.
     fn cut_strangers(&mut self) {
-        let members = &self.shared.members;
-        let streams = &self.swarm.behaviour().streams;
-        let strangers: Vec<PeerId> =
-            streams.connected().filter(|peer| !members.contains(peer)).copied().collect();
-        for peer in strangers {
-            tracing::info!(%peer, "no longer a member; connection closed");
-            // An error means that it is gone already.
-            self.swarm.disconnect_peer_id(peer).ok();
+        for (peer, connection) in self.swarm.behaviour_mut().streams.give_up_strangers() {
+            tracing::info!(%peer, "no longer a member as it was; connection closed");
+            self.swarm.close_connection(connection);
         }
     }
 }

@@ -5,14 +5,14 @@ use super::behaviour::Behaviour;
 use super::config::Config;
 use super::driver::{Command, Driver};
 use super::error::{Error, OpenError};
-use super::handler::Request;
+use super::handler::{Opened, Request};
 use super::protocol::{Protocol, Role};
 use super::stream::{Origin, Stream};
 use super::{ConnectionEvent, MultiaddrProtocol, Shared};
 use futures::AsyncReadExt as _;
 use libp2p::connection_limits::ConnectionLimits;
 use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, ping, tcp, yamux};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,12 @@ pub struct Network {
     events: broadcast::Sender<ConnectionEvent>,
     shared: Arc<Shared>,
     stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 /// Streams of one protocol that peers open to us, in order of arrival. Peers of a wrong role and streams above the
@@ -109,6 +115,8 @@ impl Network {
             dials: BTreeMap::new(),
             resolving: JoinSet::new(),
             stop: stop.clone(),
+            check_interval: config.ping_interval.max(Duration::from_millis(1)),
+            quiet_checks_max: quiet_checks_max(config.ping_interval, config.ping_timeout),
         };
         tokio::spawn(driver.run());
         let network = Network { peer, open_timeout: config.open_timeout, commands, events, shared, stop };
@@ -170,6 +178,11 @@ impl Network {
         self.events.subscribe()
     }
 
+    /// Who is connected now.
+    pub fn connected(&self) -> BTreeSet<PeerId> {
+        self.shared.connected.lock().clone()
+    }
+
     /// Ends all streams and connections, and returns once the swarm is gone.
     pub async fn shutdown(&self) {
         self.stop.cancel();
@@ -200,12 +213,15 @@ impl Network {
         if !protocol.may_serve(member.role) {
             return Err(not_allowed);
         }
+        // Held until the peer's answer. Streams on their way are thereby bounded on both sides: the multiplexer ends
+        // the whole connection when it has too many.
+        let _turn = member.take_turn().await;
         let (reply, answer) = oneshot::channel();
         let request = Request { protocol, reply };
         let command = Command::Open { peer, request };
         self.commands.send(command).await.map_err(|_| OpenError::ShutDown)?;
         // A request that was dropped was on its way to a connection that closed.
-        let mut stream = match answer.await {
+        let Opened { mut stream, cut } = match answer.await {
             Ok(result) => result?,
             Err(_) if self.shared.stopped.is_cancelled() => return Err(OpenError::ShutDown),
             Err(_) => return Err(OpenError::ConnectionLost),
@@ -214,7 +230,7 @@ impl Network {
         match stream.read(&mut byte).await {
             Ok(1) => match byte[0] {
                 ACCEPTED => {
-                    let origin = Origin { peer, protocol, member, _slot: None };
+                    let origin = Origin { peer, protocol, cut, _slot: None };
                     Ok(Stream::new(stream, origin))
                 }
                 BUSY => Err(OpenError::Busy),
@@ -229,6 +245,12 @@ impl Network {
             _ => Err(OpenError::ConnectionLost),
         }
     }
+}
+
+/// Checks that span the timeout and the interval between pings.
+fn quiet_checks_max(interval: Duration, timeout: Duration) -> u32 {
+    let checks = timeout.as_millis().div_ceil(interval.as_millis().max(1)) + 1;
+    u32::try_from(checks).unwrap_or(u32::MAX)
 }
 
 /// Fails if somebody listens at this address already. libp2p listens with `SO_REUSEPORT`, by which two processes

@@ -23,13 +23,21 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Inbound streams of one connection that wait for their answer to be written. Any above this are reset, which the
 /// opener takes for "busy".
 const GREETINGS_MAX: usize = 64;
 
 /// Where the opened stream, or the reason why there is none, is to go.
-pub(super) type Reply = oneshot::Sender<Result<Stream, OpenError>>;
+pub(super) type Reply = oneshot::Sender<Result<Opened, OpenError>>;
+
+/// A stream, and what fires when its connection is given up.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) cut: CancellationToken,
+}
 
 /// Somebody here wants a stream.
 #[derive(Debug)]
@@ -41,13 +49,14 @@ pub(super) struct Request {
 pub(super) struct Handler {
     peer: PeerId,
     shared: Arc<Shared>,
+    cut: CancellationToken,
     requests: VecDeque<Request>,
     greetings: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 impl Handler {
-    pub(super) fn new(peer: PeerId, shared: Arc<Shared>) -> Self {
-        Self { peer, shared, requests: VecDeque::new(), greetings: FuturesUnordered::new() }
+    pub(super) fn new(peer: PeerId, shared: Arc<Shared>, cut: CancellationToken) -> Self {
+        Self { peer, shared, cut, requests: VecDeque::new(), greetings: FuturesUnordered::new() }
     }
 
     fn on_inbound(&mut self, stream: Stream, protocol: Protocol) {
@@ -55,9 +64,9 @@ impl Handler {
             tracing::debug!(peer = %self.peer, %protocol, "too many streams at once; one was reset");
             return;
         }
-        let (shared, peer) = (self.shared.clone(), self.peer);
+        let (shared, peer, cut) = (self.shared.clone(), self.peer, self.cut.clone());
         self.greetings.push(Box::pin(async move {
-            greet(&shared.members, &shared.acceptors, peer, protocol, stream).await;
+            greet(&shared.members, &shared.acceptors, peer, protocol, stream, cut).await;
         }));
     }
 }
@@ -110,7 +119,7 @@ impl ConnectionHandler for Handler {
                 info: reply,
             }) => {
                 // An opener that gave up drops the stream, which resets it.
-                reply.send(Ok(stream)).ok();
+                reply.send(Ok(Opened { stream, cut: self.cut.clone() })).ok();
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: reply, error }) => {
                 let error = match error {

@@ -9,9 +9,11 @@ use libp2p::PeerId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+
+/// Streams to one peer that wait for its answer at a time; further ones wait for their turn.
+const OPENING_MAX: usize = 32;
 
 /// The current allow-list.
 #[derive(Default)]
@@ -26,16 +28,16 @@ pub(super) struct Member {
     pub(super) role: Role,
     /// Streams this peer may still open to us, by [`Protocol::index`].
     slots: [Arc<Semaphore>; Protocol::ALL.len()],
-    /// Set before `left` fires; cheap to look at on every read and write.
-    gone: AtomicBool,
-    /// Wakes streams that wait for data.
+    /// Bounds the streams to this peer that wait for its answer.
+    opening: Semaphore,
+    /// Fires when the stay ends; parent of the tokens of this peer's connections.
     left: CancellationToken,
 }
 
 impl Member {
     fn new(role: Role) -> Self {
         let slots = Protocol::ALL.map(|protocol| Arc::new(Semaphore::new(protocol.streams_per_peer_max())));
-        Self { role, slots, gone: AtomicBool::new(false), left: CancellationToken::new() }
+        Self { role, slots, opening: Semaphore::new(OPENING_MAX), left: CancellationToken::new() }
     }
 
     /// Takes one of the inbound streams this peer may have; it is given back on drop.
@@ -43,27 +45,19 @@ impl Member {
         self.slots[protocol.index()].clone().try_acquire_owned().ok()
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+    /// Waits for the turn to open a stream to this peer. (The semaphore is never closed; `None` does not occur.)
+    pub(super) async fn take_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.opening.acquire().await.ok()
     }
 
     pub(super) fn left(&self) -> &CancellationToken {
         &self.left
-    }
-
-    fn leave(&self) {
-        self.gone.store(true, Ordering::Release);
-        self.left.cancel();
     }
 }
 
 impl Members {
     pub(super) fn get(&self, peer: &PeerId) -> Option<Arc<Member>> {
         self.current.read().get(peer).cloned()
-    }
-
-    pub(super) fn contains(&self, peer: &PeerId) -> bool {
-        self.current.read().contains_key(peer)
     }
 
     /// Replaces the list and returns who is no longer on it.
@@ -74,7 +68,7 @@ impl Members {
             let member = match before.remove(&peer) {
                 Some(member) if member.role == role => member,
                 Some(member) => {
-                    member.leave();
+                    member.left.cancel();
                     Arc::new(Member::new(role))
                 }
                 None => Arc::new(Member::new(role)),
@@ -83,7 +77,7 @@ impl Members {
         }
         drop(current);
         for member in before.values() {
-            member.leave();
+            member.left.cancel();
         }
         self.changed.notify_one();
         before.into_keys().collect()
@@ -104,11 +98,11 @@ mod tests {
         let left = members.replace([(a, Role::Worker), (b, Role::Coordinator)].into());
 
         assert_eq!(left, [c]);
-        assert!(!old_a.is_gone() && old_b.is_gone() && old_c.is_gone());
-        assert!(old_c.left().is_cancelled());
+        let has_ended = [old_a.clone(), old_b, old_c].map(|stay| stay.left().is_cancelled());
+        assert_eq!(has_ended, [false, true, true]);
         assert!(Arc::ptr_eq(&old_a, &members.get(&a).unwrap()), "an unchanged member keeps its counts");
         assert_eq!(members.get(&b).unwrap().role, Role::Coordinator);
-        assert!(!members.contains(&c));
+        assert!(members.get(&c).is_none());
     }
 
     #[test]

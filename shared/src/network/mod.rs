@@ -41,6 +41,7 @@ pub use stream::{ReceiveHalf, SendHalf, Stream, StreamError};
 
 use libp2p::multiaddr::Protocol as MultiaddrProtocol;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
 /// A peer's first connection came up, or its last went down.
@@ -57,6 +58,7 @@ struct Shared {
     acceptors: admission::Acceptors,
     addresses: addresses::AddressBook,
     listen_addresses: Mutex<Vec<Multiaddr>>,
+    connected: Mutex<BTreeSet<PeerId>>,
     /// Fires when the driver has ended.
     stopped: CancellationToken,
 }

@@ -11,7 +11,6 @@
 //! Every function here may be dropped in the middle (`select!`): a half-read frame stays in the buffer for the next
 //! [`ReceiveHalf::receive`], a half-written one is finished by the next write.
 
-use super::members::Member;
 use super::protocol::Protocol;
 use crate::protocol::codec::{self, FRAME_PREFIX_BYTES};
 use bytes::{Buf as _, BytesMut};
@@ -26,7 +25,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Space asked for at first, and then at a time while a frame arrives.
 const READ_FIRST_BYTES: usize = 1024;
@@ -77,7 +76,8 @@ pub struct ReceiveHalf {
 pub(super) struct Origin {
     pub(super) peer: PeerId,
     pub(super) protocol: Protocol,
-    pub(super) member: Arc<Member>,
+    /// Fires when the connection is given up or its peer is no longer a member.
+    pub(super) cut: CancellationToken,
     /// For a stream that the peer opened: its place among the streams it may have.
     pub(super) _slot: Option<OwnedSemaphorePermit>,
 }
@@ -281,17 +281,18 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A direction that fails from the moment its peer leaves the allow-list.
+/// A direction that fails from the moment its connection is given up, also where the connection itself can no longer
+/// be closed in good order because the peer does not read.
 struct Guarded<I> {
     io: I,
     origin: Arc<Origin>,
-    left: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<I> Guarded<I> {
     fn new(io: I, origin: Arc<Origin>) -> Self {
-        let left = Box::pin(origin.member.left().clone().cancelled_owned());
-        Self { io, origin, left }
+        let cut = Box::pin(origin.cut.clone().cancelled_owned());
+        Self { io, origin, cut }
     }
 
     fn poll_guarded<R>(
@@ -299,12 +300,12 @@ impl<I> Guarded<I> {
         cx: &mut Context<'_>,
         act: impl FnOnce(&mut I, &mut Context<'_>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
-        let removed = || io::Error::new(io::ErrorKind::ConnectionAborted, "the peer was removed");
-        if self.origin.member.is_gone() {
-            return Poll::Ready(Err(removed()));
+        let aborted = || io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was given up");
+        if self.origin.cut.is_cancelled() {
+            return Poll::Ready(Err(aborted()));
         }
         match act(&mut self.io, cx) {
-            Poll::Pending if self.left.as_mut().poll(cx).is_ready() => Poll::Ready(Err(removed())),
+            Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => Poll::Ready(Err(aborted())),
             result => result,
         }
     }

@@ -1,5 +1,7 @@
 //! Networks in one process, over real loopback sockets.
 
+mod lost_peers;
+
 use super::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -235,6 +237,24 @@ async fn many_opens_at_once_to_one_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_opens_does_not_end_the_connection() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    echo(&worker, Protocol::Files);
+    let mut session = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let (_, mut held) = within("accept", session.next()).await.unwrap();
+    let opens = (0..1_000).map(|_| {
+        let (network, peer) = (coordinator.clone(), worker.peer());
+        tokio::spawn(async move { network.open(peer, Protocol::Files).await.map(drop) })
+    });
+    for opened in within("flood", futures::future::join_all(opens)).await {
+        assert!(matches!(opened.unwrap(), Ok(()) | Err(OpenError::Busy)));
+    }
+    stream.send(&1_u8).await.unwrap();
+    assert_eq!(within("receive", held.receive::<u8>()).await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_per_peer_are_limited_and_come_back() {
     let coordinator = start().await;
     let (worker, other) = (start().await, start().await);
@@ -454,79 +474,6 @@ async fn a_send_dropped_in_the_middle_is_finished_by_the_next() {
     assert!(!before.is_empty() && before == &messages[..before.len()]);
 }
 
-/// A network with a runtime of its own, so that it can die as a killed process does.
-struct Elsewhere {
-    network: Network,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Elsewhere {
-    fn start(config: Config) -> Self {
-        std::thread::spawn(|| {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let network = runtime.block_on(Network::start(config)).unwrap();
-            Self { network, runtime: Some(runtime) }
-        })
-        .join()
-        .unwrap()
-    }
-
-    fn run(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.as_ref().unwrap().spawn(future);
-    }
-
-    fn echo(&self, protocol: Protocol) {
-        let network = self.network.clone();
-        self.run(async move { echo(&network, protocol) });
-    }
-
-    fn die(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_peer_is_noticed_and_found_again() {
-    let worker = start().await;
-    let identity = Identity::ephemeral();
-    let mut coordinator =
-        Elsewhere::start(Config::new(identity.clone(), vec![ANY_LOOPBACK_PORT.parse().unwrap()]));
-    introduce(&[(&worker, Role::Worker), (&coordinator.network, Role::Coordinator)]);
-    coordinator.echo(Protocol::Session);
-    let peer = coordinator.network.peer();
-    let mut events = worker.connections();
-    let mut stream = within("open", worker.open(peer, Protocol::Session)).await.unwrap();
-    stream.send(&Message::new(1, 1)).await.unwrap();
-    within("echo", stream.receive::<Message>()).await.unwrap();
-    assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Connected(peer));
-    let address = coordinator.network.addresses()[0].clone();
-
-    coordinator.die();
-
-    assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Disconnected(peer));
-    assert!(within("cut", stream.receive::<Message>()).await.is_err());
-    let error = within("refusal", worker.open(peer, Protocol::Session)).await.map(drop).unwrap_err();
-    assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
-    assert!(error.to_string().contains("refused"), "the system's reason is lost: {error}");
-    assert!(error.is_retryable());
-
-    // The same machine at the same address again: the next open connects by itself.
-    let coordinator = Elsewhere::start(Config::new(identity, vec![address]));
-    introduce(&[(&worker, Role::Worker), (&coordinator.network, Role::Coordinator)]);
-    coordinator.echo(Protocol::Session);
-    within("echo", echo_once(&worker, peer, Protocol::Session)).await.unwrap();
-    assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Connected(peer));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_key_at_a_known_address() {
     let (worker, impostor) = pair(Role::Worker, Role::Coordinator).await;
@@ -605,4 +552,30 @@ async fn opens_that_cannot_work() {
     assert_eq!(open(other).await, OpenError::NotAllowed { peer: other, protocol: Protocol::Data });
     network.set_allowed([(other, Role::Worker)].into());
     assert_eq!(open(other).await, OpenError::NoAddress(other));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_role_ends_what_the_old_role_held() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    echo(&coordinator, Protocol::Raft);
+    let mut incoming = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let _held = within("accept", incoming.next()).await.unwrap();
+    coordinator.set_allowed([(worker.peer(), Role::Coordinator)].into());
+    assert!(within("cut", stream.receive::<u8>()).await.is_err());
+    within("echo", echo_once(&worker, coordinator.peer(), Protocol::Raft)).await.unwrap();
+    let error =
+        within("refusal", worker.open(coordinator.peer(), Protocol::Session)).await.map(drop).unwrap_err();
+    assert!(matches!(error, OpenError::Refused { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_ends_with_its_last_handle() {
+    let (coordinator, worker) = pair(Role::Coordinator, Role::Worker).await;
+    let mut incoming = coordinator.accept(Protocol::Session).unwrap();
+    let mut stream = within("open", worker.open(coordinator.peer(), Protocol::Session)).await.unwrap();
+    let _held = within("accept", incoming.next()).await.unwrap();
+    drop(coordinator);
+    assert!(within("end", incoming.next()).await.is_none());
+    assert!(within("cut", stream.receive::<u8>()).await.is_err());
 }

@@ -3,9 +3,11 @@
 //! * [`codec`]: bincode with a format byte, a schema version and a size limit. The only door to bincode.
 //! * [`host`]: the messages of a host's session with the leader.
 //! * [`session`]: numbering, acknowledgement and resend of those messages; a pure state machine.
+//! * [`data`]: content of our own storage, chunk by chunk.
 //! * [`files`]: reading a node's files through a substream.
 
 pub mod codec;
+pub mod data;
 pub mod files;
 pub mod host;
 pub mod session;

@@ -16,6 +16,9 @@
 use super::random::Stream;
 use std::collections::{BTreeMap, VecDeque};
 
+/// What is to happen, each with its time in milliseconds.
+pub type Due<T> = Vec<(u64, T)>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
 
@@ -233,7 +236,7 @@ impl<M> Network<M> {
 
     /// The link carries again: what waited arrives after a fresh delay, and whose other side closed meanwhile learns
     /// it.
-    pub fn heal(&mut self, now_ms: u64, link: LinkId) -> (Vec<(u64, Arrival)>, Vec<(u64, Notice)>) {
+    pub fn heal(&mut self, now_ms: u64, link: LinkId) -> (Due<Arrival>, Due<Notice>) {
         let (mut arrivals, mut notices) = (Vec::new(), Vec::new());
         if self.cuts.remove(&link).is_none() {
             return (arrivals, notices);

@@ -128,7 +128,9 @@ impl Trace {
 mod tests {
     use super::*;
 
-    fn hash(events: &[(u64, Source, &'static str, &[u8])]) -> TraceHash {
+    type Event<'a> = (u64, Source, &'static str, &'a [u8]);
+
+    fn hash(events: &[Event]) -> TraceHash {
         let mut trace = Trace::new(0);
         for (at_ms, source, kind, payload) in events {
             trace.event(*at_ms, *source, kind, payload, String::new);
@@ -140,7 +142,7 @@ mod tests {
     fn every_part_of_an_event_counts() {
         let base = hash(&[(1, Source::Host(0), "kind", b"payload")]);
         assert_eq!(base, hash(&[(1, Source::Host(0), "kind", b"payload")]));
-        let others: [&[(u64, Source, &'static str, &[u8])]; 6] = [
+        let others: [&[Event]; 6] = [
             &[(2, Source::Host(0), "kind", b"payload")],
             &[(1, Source::Host(1), "kind", b"payload")],
             &[(1, Source::Client, "kind", b"payload")],

@@ -9,7 +9,7 @@ use super::retention::Place;
 use crate::attempt::actor::{AttemptActor, Done, Feed, Name, Subject, key, unnameable};
 use crate::attempt::directories::remove_tree;
 use crate::attempt::machine::{Input, ProcessEnd};
-use crate::context::{HostContext, NodeContext, guarded};
+use crate::context::{HostContext, NodeContext, guarded, signal};
 use crate::files::Roots;
 use crate::keeper::wire::Request;
 use crate::layout::{NODE_DIRECTORIES, NodeLayout};
@@ -174,7 +174,7 @@ impl NodeActor {
 
     fn feed(&self, attempt: AttemptRef, input: Input) {
         if let Some(actor) = self.attempts.get(&attempt) {
-            actor.do_send(Feed(input));
+            signal(actor, Feed(input));
         }
     }
 
@@ -207,7 +207,7 @@ impl NodeActor {
     /// Its run, and the services a finished run left.
     fn end_start_task(&mut self) {
         if let Some((_, actor)) = &self.start {
-            actor.do_send(Feed(Input::Kill(KillReason::Requeued)));
+            signal(actor, Feed(Input::Kill(KillReason::Requeued)));
         }
         if let Some(run) = self.machine.start_run() {
             let key = key(self.node(), Name::Start(run));
@@ -243,7 +243,7 @@ impl NodeActor {
             };
             let actor = actor.start();
             if let Some(end) = end {
-                actor.do_send(Feed(Input::Process(end)));
+                signal(&actor, Feed(Input::Process(end)));
             }
             match subject {
                 Subject::Task(work) => {
@@ -378,12 +378,12 @@ impl Handler<ToNode> for NodeActor {
                 self.step(ctx, |m, now| m.on_session(now, &keep, restarted));
             }
             ToNode::Process { name: Name::Task(attempt), end } => match self.attempts.get(&attempt) {
-                Some(actor) => actor.do_send(Feed(Input::Process(end))),
+                Some(actor) => signal(actor, Feed(Input::Process(end))),
                 // Its actor failed, and the leader may have heard of it already.
                 None => self.forget(Name::Task(attempt)),
             },
             ToNode::Process { name: Name::Start(run), end } => match &self.start {
-                Some((current, actor)) if *current == run => actor.do_send(Feed(Input::Process(end))),
+                Some((current, actor)) if *current == run => signal(actor, Feed(Input::Process(end))),
                 _ => self.forget(Name::Start(run)),
             },
             ToNode::HostStopping { grace_ms } => {

@@ -13,15 +13,17 @@
 //! After a restart of the worker the shell makes it anew from the grant and what `memory` kept, and hands it the
 //! attempts the keeper still has. Queued attempts are then unknown here, which the leader sees in the inventory.
 
+mod effects;
+
+pub use effects::{Effect, Note, Now, Work};
+
 use super::prefetch::{Prefetch, worth_telling};
 use super::retention::{Kept, Place, Retention};
 use super::start::{StartProgress, Verdict};
-use lote_shared::model::{
-    AttemptOutcome, AttemptRef, NodeError, StartTaskInfo, StartTaskState, TaskResult, Timestamp,
-};
+use lote_shared::model::{AttemptOutcome, AttemptRef, NodeError, StartTaskState, TaskResult};
 use lote_shared::protocol::host::{
     AttemptEnd, AttemptReport, HostMessage, JobPart, KillReason, NodeGrant, NodePhase, TaskChunk,
-    TaskDirectory, TaskLaunch,
+    TaskDirectory,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,74 +43,6 @@ const SWEEP_MAX: usize = 256;
 const ASK_AGAIN_MS: u64 = 120;
 /// More queued tasks than any ask can bring are a fault of the leader.
 const QUEUE_MAX: usize = 8_192;
-
-/// The two clocks of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Boot clock, for durations.
-    pub ms: u64,
-    /// Cluster time, for reports.
-    pub time: Timestamp,
-}
-
-/// An attempt on its way: the launch and its job's shared part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
-    pub job: Arc<JobPart>,
-    pub launch: TaskLaunch,
-}
-
-impl Work {
-    fn place(&self) -> Place {
-        Place { job_id: self.job.job_id.clone(), task_id: self.launch.spec.id.as_str().to_owned() }
-    }
-}
-
-/// What `memory` is to keep over a restart of the worker.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Note {
-    /// How the start task's last run ended, and its number.
-    StartTask {
-        run: u32,
-        info: StartTaskInfo,
-    },
-    Kept(Place, Kept),
-    Removed(Place),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Make the node's directories; answered by [`NodeMachine::on_directories`].
-    MakeDirectories,
-    /// Run the start task; answered by [`NodeMachine::on_start_task_ended`].
-    RunStartTask {
-        run: u32,
-    },
-    /// End the start task's run, or what it left running.
-    EndStartTask,
-    Start(Box<Work>),
-    Kill {
-        attempt: AttemptRef,
-        reason: KillReason,
-    },
-    WallClock {
-        attempt: AttemptRef,
-        wall_clock_ms: Option<u64>,
-    },
-    HostStopping {
-        attempt: AttemptRef,
-    },
-    Tell(HostMessage),
-    /// Remove these task directories.
-    RemoveDirectories(Vec<Place>),
-    Remember(Vec<Note>),
-    /// The leader needs no further word of these attempts.
-    Forget(Vec<AttemptRef>),
-    /// Remove the node's root; answered by [`NodeMachine::on_wiped`].
-    Wipe,
-    /// The last effect: the node is no more.
-    Gone,
-}
 
 /// An attempt that holds slots.
 #[derive(Debug)]

@@ -1,6 +1,10 @@
 //! A leader for one host, as far as the worker can tell: real network, real session, scripted decisions.
 
 #![allow(dead_code)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this leader is a process of its own kind, with the machine's clock"
+)]
 
 use lote_shared::model::{
     AccountId, Attempt, AttemptOutcome, AttemptRef, HostCapacity, HostKey, NodeKey, StartTask, TaskId,

@@ -1,1 +1,125 @@
-//! (In progress.)
+//! The Azure Blob interface (blob WIRE.md): containers and block blobs.
+//!
+//! ```text
+//!   request ─► address (account, container, blob) ─► operation ─► credentials ─► handler ─► response
+//!                                                                                 │  bytes: chunk store
+//!                                                                                 └─ records: engine
+//! ```
+//!
+//! Nothing is owned here. A write is acknowledged when its chunks are on stable storage and its action is
+//! committed; a request that breaks off before leaves chunks that nothing refers to, for the collector. Bodies are
+//! streamed both ways: an upload holds about three chunks in memory, a download one. All uploads together hold at
+//! most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
+//!
+//! Not implemented, answered with 501 `NotImplemented`: copy from a URL, append and page blobs, snapshots and
+//! versions, leases, tags, tiers, queries, batches, service properties and statistics, stored access policies, user
+//! delegation keys. Stored nowhere and ignored: access tiers and encryption headers of writes.
+
+pub(crate) mod address;
+mod backend;
+mod blobs;
+mod blocks;
+mod body;
+mod call;
+mod containers;
+pub(crate) mod error;
+pub(crate) mod operation;
+mod range;
+mod respond;
+mod xml;
+
+pub use backend::{AccountAccess, Backend};
+
+use actix_web::web::{Data, Payload, ServiceConfig, to};
+use actix_web::{HttpRequest, HttpResponse};
+use call::Call;
+use error::Error;
+use lote_shared::chunks::ChunkStore;
+use lote_shared::model::Timestamp;
+use operation::Operation;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// What the interface works with; clone freely.
+#[derive(Clone)]
+pub struct BlobApi {
+    pub backend: Arc<dyn Backend>,
+    pub chunks: ChunkStore,
+    /// The account of requests that name none.
+    pub default_account: String,
+    /// The time by which dates and expiries of requests are judged.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Memory of bodies that are being stored, in MiB; who finds none waits.
+    room: Arc<Semaphore>,
+}
+
+/// Most memory for bodies that are being stored, over all requests.
+const ROOM_MIB: usize = 256;
+
+impl BlobApi {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        chunks: ChunkStore,
+        default_account: &str,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> BlobApi {
+        BlobApi {
+            backend,
+            chunks,
+            default_account: default_account.to_owned(),
+            clock: Arc::new(clock),
+            room: Arc::new(Semaphore::new(ROOM_MIB)),
+        }
+    }
+}
+
+/// Makes every path of this application a blob path.
+pub fn service(cfg: &mut ServiceConfig, state: BlobApi) {
+    cfg.app_data(Data::new(state)).default_service(to(handle));
+}
+
+async fn handle(request: HttpRequest, payload: Payload, api: Data<BlobApi>) -> HttpResponse {
+    let mut body = body::Body::new(payload);
+    let common = respond::Common::of(&request);
+    let result = respond_to(&request, &mut body, &api).await;
+    match result {
+        Ok(response) => common.finish(response),
+        Err(error) => {
+            // A client that is still sending would otherwise see a broken connection instead of the answer.
+            body.drain().await;
+            common.refuse(&request, &error, (api.clock)())
+        }
+    }
+}
+
+async fn respond_to(
+    request: &HttpRequest,
+    body: &mut body::Body,
+    api: &BlobApi,
+) -> Result<HttpResponse, Error> {
+    let (operation, call) = Call::open(request, api)?;
+    match operation {
+        Operation::ListContainers => containers::list(&call).await,
+        Operation::AccountInfo => containers::account_info(),
+        Operation::CreateContainer => containers::create(&call).await,
+        Operation::DeleteContainer => containers::delete(&call).await,
+        Operation::ContainerProperties => containers::properties(&call).await,
+        Operation::SetContainerMetadata => containers::set_metadata(&call).await,
+        Operation::ListBlobs => containers::list_blobs(&call).await,
+        Operation::PutBlob => blobs::put(&call, body).await,
+        Operation::GetBlob => blobs::get(&call).await,
+        Operation::BlobProperties => blobs::properties(&call).await,
+        Operation::DeleteBlob => blobs::delete(&call).await,
+        Operation::SetBlobMetadata => blobs::set_metadata(&call).await,
+        Operation::SetBlobProperties => blobs::set_properties(&call).await,
+        Operation::PutBlock => blocks::put(&call, body).await,
+        Operation::PutBlockList => blocks::commit(&call, body).await,
+        Operation::GetBlockList => blocks::list(&call).await,
+    }
+}
+
+#[cfg(test)]
+pub(crate) use tests::rig as test_rig;
+
+#[cfg(test)]
+mod tests;

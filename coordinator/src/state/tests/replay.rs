@@ -2,7 +2,7 @@
 
 use crate::state::command::{Action, Command, IdempotencyKey};
 use crate::state::testing::*;
-use crate::state::{Batch, Cluster, Outcome};
+use crate::state::{Batch, Cluster, Outcome, Stamp, keys};
 
 #[test]
 fn the_same_key_answers_as_before_without_applying() {
@@ -38,6 +38,34 @@ fn the_same_key_answers_as_before_without_applying() {
     let again =
         Command { account: ACCOUNT, key, action: Action::JobAdd { spec: Box::new(job_spec("j", "p")) } };
     assert!(w.apply(again).is_ok(), "forgotten after ten minutes");
+}
+
+#[test]
+fn commands_of_one_entry_write_the_counters_once_and_last() {
+    let mut w = World::new();
+    let mut cluster = w.reload();
+    let commands: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .enumerate()
+        .map(|(n, id)| Command {
+            account: ACCOUNT,
+            key: IdempotencyKey(500 + n as u128),
+            action: Action::JobAdd { spec: Box::new(job_spec(id, "p")) },
+        })
+        .collect();
+    for entry in [&commands[..2], &commands[2..]] {
+        let stamp = Stamp { index: 9, now: START };
+        let mut batch = Batch::default();
+        for command in entry {
+            cluster.apply(stamp, command, &mut batch).unwrap();
+        }
+        let counters = batch.writes.iter().filter(|(key, _)| *key == keys::meta()).count();
+        assert_eq!(counters, 1);
+        for (key, value) in batch.writes {
+            w.rows.insert(key, value.unwrap());
+        }
+    }
+    assert_eq!(w.reload().digest(), cluster.digest());
 }
 
 #[test]

@@ -192,7 +192,8 @@ struct Side {
     ready: bool,
     said: u32,
     heard: Vec<u32>,
-    undurable: Vec<u64>,
+    undurable: Vec<(u64, u32)>,
+    made_durable: Vec<u32>,
     restarts: u32,
 }
 
@@ -204,6 +205,7 @@ impl Side {
             said: 0,
             heard: Vec::new(),
             undurable: Vec::new(),
+            made_durable: Vec::new(),
             restarts: 0,
         }
     }
@@ -225,12 +227,10 @@ impl Side {
         if self.undurable.is_empty() {
             return;
         }
-        let number = self.undurable.swap_remove(which % self.undurable.len());
-        if let Some(level) = self.session.inbox.durable(number).unwrap() {
-            if self.ready {
-                out.push_back(Wire::Ack(level));
-            }
-        }
+        let (number, message) = self.undurable.swap_remove(which % self.undurable.len());
+        self.made_durable.push(message);
+        let level = self.session.inbox.durable(number).unwrap();
+        out.extend(level.filter(|_| self.ready).map(Wire::Ack));
     }
 
     fn on_resumed(&mut self, resumed: Resumed<u32>, out: &mut VecDeque<Wire>) {
@@ -241,8 +241,13 @@ impl Side {
                 out.extend(self.session.outbox.unacked().map(|(number, m)| Wire::Message(number, *m)));
             }
             Resumed::Restarted { unacknowledged } => {
-                assert!(unacknowledged.is_empty(), "nothing was said before the session began");
                 self.restarts += 1;
+                // What was still to be settled belonged to the old session's numbers.
+                self.undurable.clear();
+                for message in unacknowledged {
+                    let number = self.session.outbox.push(message, 1).unwrap();
+                    out.push_back(Wire::Message(number, message));
+                }
             }
         }
     }
@@ -261,7 +266,7 @@ impl Side {
             Wire::Message(number, message) => {
                 if self.session.inbox.accept(number).unwrap() == Accept::New {
                     self.heard.push(message);
-                    self.undurable.push(number);
+                    self.undurable.push((number, message));
                 }
             }
             Wire::Ack(up_to) => self.session.outbox.ack(up_to).unwrap(),
@@ -280,6 +285,8 @@ enum Step {
     LeaderSettles(usize),
     /// The stream breaks, with everything on the way, and a new one is opened.
     Break,
+    /// Another coordinator leads: the leader's half is gone, what it made durable is not.
+    LeaderChanges,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -300,6 +307,8 @@ struct World {
     to_host: VecDeque<Wire>,
     to_leader: VecDeque<Wire>,
     fresh: u64,
+    /// By leaders that are gone.
+    durable_before: Vec<u32>,
 }
 
 impl World {
@@ -310,6 +319,7 @@ impl World {
             to_host: VecDeque::new(),
             to_leader: VecDeque::new(),
             fresh: 0,
+            durable_before: Vec::new(),
         };
         world.step(Step::Break);
         world
@@ -332,6 +342,11 @@ impl World {
             }
             Step::HostSettles(which) => self.host.settle(which, &mut self.to_leader),
             Step::LeaderSettles(which) => self.leader.settle(which, &mut self.to_host),
+            Step::LeaderChanges => {
+                self.durable_before.append(&mut self.leader.made_durable);
+                self.leader = Side::new();
+                self.step(Step::Break);
+            }
             Step::Break => {
                 self.to_host.clear();
                 self.to_leader.clear();
@@ -376,5 +391,32 @@ proptest! {
         prop_assert_eq!(&host.heard, &(0..leader.said).collect::<Vec<_>>());
         prop_assert!(host.session.outbox.is_empty() && leader.session.outbox.is_empty());
         prop_assert_eq!((host.restarts, leader.restarts), (1, 1), "breaks alone never end a session");
+    }
+
+    /// Every host message has its effect, whatever leaders come and go; and under one leader it has it once.
+    #[test]
+    fn changes_of_leader_lose_nothing_of_the_hosts(
+        steps in prop::collection::vec(
+            prop_oneof![30 => step(), 1 => Just(Step::LeaderChanges)],
+            0..400,
+        ),
+    ) {
+        let mut world = after_first_handshake();
+        for step in steps {
+            // A leader speaks only to a host that has presented itself.
+            if !matches!(step, Step::LeaderSays) {
+                world.step(step);
+            }
+        }
+        world.step(Step::Break);
+        world.come_to_rest();
+        let World { host, leader, mut durable_before, .. } = world;
+        prop_assert!(leader.heard.is_sorted_by(|a, b| a < b), "once and in order: {:?}", leader.heard);
+        durable_before.extend(leader.made_durable);
+        let mut effects = durable_before.clone();
+        effects.sort_unstable();
+        effects.dedup();
+        prop_assert_eq!(effects, (0..host.said).collect::<Vec<_>>());
+        prop_assert!(host.session.outbox.is_empty());
     }
 }

@@ -4,8 +4,9 @@ use super::*;
 use crate::node::retention::Kept;
 use lote_shared::model::{
     AccountId, Attempt, EnvironmentSetting, FailureInfo, NodeKey, StartTask, TaskId, TaskKey, TaskSpec,
-    UserIdentity,
+    Timestamp, UserIdentity,
 };
+use lote_shared::protocol::host::TaskLaunch;
 
 const NODE: NodeKey = NodeKey(7);
 /// Cluster time minus boot clock.

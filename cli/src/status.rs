@@ -1,0 +1,79 @@
+//! `lote status`: what a running cluster consists of and is doing.
+
+use crate::client::Client;
+use crate::output::{Output, table};
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Data folder of the cluster [default: ./.lote]
+    #[arg(long, env = "LOTE_DATA_DIR", default_value = ".lote")]
+    data_dir: PathBuf,
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let status = crate::block_on(async move {
+        let client = Client::from_env_file(&arguments.data_dir.join("lote.env"))?;
+        anyhow::Ok((gather(&client).await?, arguments.output))
+    })?;
+    let (status, output) = status?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print(&status),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything the text and the JSON form show.
+async fn gather(client: &Client) -> anyhow::Result<Value> {
+    let mut status = client.get("/lote/status").await.context("asking the coordinator")?;
+    status["endpoints"] = json!({ "batch": client.batch_endpoint, "blob": client.blob_endpoint });
+    status["account"] = json!(client.account);
+    Ok(status)
+}
+
+fn print(status: &Value) {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    };
+    println!("batch    {}", text(&status["endpoints"]["batch"]));
+    println!("blob     {}", text(&status["endpoints"]["blob"]));
+    println!("account  {}", text(&status["account"]));
+    let replica = &status["replica"];
+    println!(
+        "state    {} in term {}, log {} applied {}, {}",
+        text(&replica["role"]),
+        text(&replica["term"]),
+        text(&replica["lastLogIndex"]),
+        text(&replica["appliedIndex"]),
+        text(&replica["stateHash"]),
+    );
+    let section = |name: &str, headings: &[&str], members: &[&str]| {
+        let rows = status[name].as_array().into_iter().flatten();
+        let rows: Vec<Vec<String>> =
+            rows.map(|row| members.iter().map(|member| text(&row[*member])).collect()).collect();
+        println!("\n{}", if rows.is_empty() { format!("no {name}") } else { table(headings, &rows) });
+    };
+    section(
+        "hosts",
+        &["HOST", "NAME", "STATE", "CORES", "NODES"],
+        &["host", "name", "state", "cores", "nodes"],
+    );
+    section(
+        "pools",
+        &["POOL", "STATE", "ALLOCATION", "NODES", "TARGET", "GROUP RESTARTS", "LAST FAILURE"],
+        &["pool", "state", "allocation", "nodes", "target", "restarts", "lastFailure"],
+    );
+    section(
+        "jobs",
+        &["JOB", "STATE", "ACTIVE", "RUNNING", "SUCCEEDED", "FAILED"],
+        &["job", "state", "active", "running", "succeeded", "failed"],
+    );
+}

@@ -1,0 +1,378 @@
+//! Looking things up in the state for answers: under the read lock, copying no more than a page.
+//!
+//! Lists come in slices. A slice ends when it has what was asked for, or when it has looked at [`SCAN_MAX`] records,
+//! so that a filter that hardly anything passes never holds the lock for long.
+
+use super::errors::{Code, Error};
+use super::views::{JobView, NodeView, Place, PoolView, RecentView, TaskView};
+use crate::api::odata::{Filter, Value};
+use crate::state::{Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, TaskPlace, TaskRecord};
+use lote_shared::model::{AccountId, JobId, JobKey, PoolId, PoolKey, TaskId, TaskKey, Timestamp};
+
+/// Records looked at under one lock.
+pub const SCAN_MAX: usize = 4_096;
+
+/// Part of a list, and how it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice<T> {
+    pub items: Vec<T>,
+    /// Position of the last record looked at, if there may be more behind it.
+    pub next: Option<String>,
+}
+
+impl<T> Slice<T> {
+    pub fn empty() -> Slice<T> {
+        Slice { items: Vec::new(), next: None }
+    }
+}
+
+/// Takes records one by one until enough passed or enough were looked at.
+fn slice<'a, R: 'a, T>(
+    records: impl Iterator<Item = &'a R>,
+    most: usize,
+    passes: impl Fn(&R) -> bool,
+    position: impl Fn(&R) -> String,
+    mut view: impl FnMut(&R) -> Option<T>,
+) -> Slice<T> {
+    let mut items = Vec::new();
+    let mut last: Option<&R> = None;
+    let mut records = records.peekable();
+    let mut looked_at = 0;
+    while items.len() < most && looked_at < SCAN_MAX {
+        let Some(record) = records.next() else { break };
+        looked_at += 1;
+        last = Some(record);
+        if passes(record) {
+            items.extend(view(record));
+        }
+    }
+    let next = if records.peek().is_some() { last.map(position) } else { None };
+    Slice { items, next }
+}
+
+/// The account of a name, without regard to case, and its keys.
+pub fn account(cluster: &Cluster, name: &str) -> Option<(AccountId, Vec<Vec<u8>>)> {
+    let (id, record) = cluster.account_by_name(&name.to_ascii_lowercase())?;
+    Some((id, record.keys.clone()))
+}
+
+pub fn pool_record<'c>(cluster: &'c Cluster, account: AccountId, id: &str) -> Result<&'c PoolRecord, Error> {
+    // What cannot be a name names nothing.
+    let id = PoolId::new(id).map_err(|_| Code::PoolNotFound)?;
+    Ok(cluster.pool_by_id(account, &id).ok_or(Code::PoolNotFound)?)
+}
+
+fn pool_view(cluster: &Cluster, record: &PoolRecord) -> PoolView {
+    let counts = cluster.node_counts(record.key);
+    PoolView {
+        record: record.clone(),
+        cold: cluster.pool_cold(record.key).cloned().unwrap_or_default(),
+        current_dedicated: counts.total(true),
+        current_low_priority: counts.total(false),
+    }
+}
+
+pub fn pool(cluster: &Cluster, account: AccountId, id: &str) -> Result<PoolView, Error> {
+    Ok(pool_view(cluster, pool_record(cluster, account, id)?))
+}
+
+fn pool_member<'a>(record: &'a PoolRecord, path: &str) -> Value<'a> {
+    match path {
+        "id" => Value::Text(record.id.as_str()),
+        "state" => Value::Text(record.state.as_str()),
+        "stateTransitionTime" => Value::Time(record.state_changed),
+        "allocationState" => Value::Text(record.allocation.as_str()),
+        "allocationStateTransitionTime" => Value::Time(record.allocation_changed),
+        "creationTime" => Value::Time(record.created),
+        "lastModified" => Value::Time(record.version.modified),
+        "enableAutoScale" => Value::Boolean(false),
+        "vmSize" => Value::Text(&record.vm_size),
+        "enableInterNodeCommunication" => Value::Boolean(record.inter_node_communication),
+        _ => Value::Absent,
+    }
+}
+
+/// Where in a list of pools; `Err` if the text is none of our positions.
+fn pool_position(after: Option<&str>) -> Result<Option<PoolKey>, Error> {
+    after.map(|text| text.parse().map(PoolKey).map_err(|_| foreign_token())).transpose()
+}
+
+fn foreign_token() -> Error {
+    Error::query(Code::InvalidQueryParameterValue, "$skiptoken", "", "it was not made by this service")
+}
+
+/// Pools in the order of creation.
+pub fn pools(
+    cluster: &Cluster,
+    account: AccountId,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<PoolView>, Error> {
+    let after = pool_position(after)?;
+    Ok(slice(
+        cluster.pools(account, after),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| pool_member(record, path))),
+        |record| record.key.to_string(),
+        |record| Some(pool_view(cluster, record)),
+    ))
+}
+
+/// Counts of nodes by pool, in the order of creation.
+pub fn node_counts(
+    cluster: &Cluster,
+    account: AccountId,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<(PoolId, NodeCounts)>, Error> {
+    let after = pool_position(after)?;
+    let member = |record: &PoolRecord, filter: &Filter| {
+        filter.matches(&|path: &str| match path {
+            "poolId" => Value::Text(record.id.as_str()),
+            _ => Value::Absent,
+        })
+    };
+    Ok(slice(
+        cluster.pools(account, after),
+        most,
+        |record| filter.is_none_or(|filter| member(record, filter)),
+        |record| record.key.to_string(),
+        |record| Some((record.id.clone(), cluster.node_counts(record.key))),
+    ))
+}
+
+pub fn node_record<'c>(
+    cluster: &'c Cluster,
+    account: AccountId,
+    pool: &str,
+    id: &str,
+) -> Result<(&'c PoolRecord, &'c NodeRecord), Error> {
+    let pool = pool_record(cluster, account, pool)?;
+    Ok((pool, cluster.node_by_id(pool.key, id).ok_or(Code::NodeNotFound)?))
+}
+
+fn node_view(cluster: &Cluster, pool: &PoolRecord, record: &NodeRecord) -> NodeView {
+    let load = cluster.node_load(record.key);
+    let cold = cluster.pool_cold(pool.key);
+    let host = cluster.host(record.host);
+    let recent = record.recent.iter().filter_map(|recent| {
+        let task = cluster.task(recent.task)?;
+        Some(RecentView { job: cluster.job(task.job)?.id.clone(), record: task.clone() })
+    });
+    NodeView {
+        record: record.clone(),
+        pool: pool.id.clone(),
+        vm_size: pool.vm_size.clone(),
+        start_task: cold.and_then(|cold| cold.start_task.clone()),
+        pool_echo: cold.map(|cold| cold.echo.clone()).unwrap_or_default(),
+        running: load.running,
+        running_slots: load.running_slots,
+        recent: recent.collect(),
+        address: host.map(|host| ip_address(&host.address)).unwrap_or_default(),
+        software: host.map(|host| host.software.clone()).unwrap_or_default(),
+    }
+}
+
+/// The address out of a host's, which may be written `address:port` or as a multiaddress.
+fn ip_address(address: &str) -> String {
+    if let Some(rest) = address.strip_prefix("/ip4/").or_else(|| address.strip_prefix("/ip6/")) {
+        return rest.split('/').next().unwrap_or_default().to_owned();
+    }
+    match address.parse::<std::net::SocketAddr>() {
+        Ok(socket) => socket.ip().to_string(),
+        Err(_) => address.to_owned(),
+    }
+}
+
+pub fn node(cluster: &Cluster, account: AccountId, pool: &str, id: &str) -> Result<NodeView, Error> {
+    let (pool, record) = node_record(cluster, account, pool, id)?;
+    Ok(node_view(cluster, pool, record))
+}
+
+fn node_member<'a>(record: &'a NodeRecord, path: &str) -> Value<'a> {
+    let start = record.start_task.as_ref();
+    match path {
+        "state" => Value::Text(record.state.as_str()),
+        "stateTransitionTime" => Value::Time(record.state_changed),
+        "lastBootTime" => Value::Time(record.booted.unwrap_or(record.allocated)),
+        "allocationTime" => Value::Time(record.allocated),
+        "startTaskInfo/state" => Value::text(start.map(super::answers::node::start_task_state)),
+        "startTaskInfo/startTime" => Value::time(start.map(|info| info.start_time)),
+        "startTaskInfo/endTime" => Value::time(start.and_then(|info| info.end_time)),
+        "startTaskInfo/exitCode" => Value::number(start.and_then(|info| info.exit_code)),
+        "startTaskInfo/result" => {
+            Value::text(start.and_then(|info| info.result).map(super::answers::result_text))
+        }
+        _ => Value::Absent,
+    }
+}
+
+/// Nodes by allocation time, then id.
+pub fn nodes(
+    cluster: &Cluster,
+    account: AccountId,
+    pool: &str,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<NodeView>, Error> {
+    let pool = pool_record(cluster, account, pool)?;
+    let position = |text: &str| {
+        let (time, id) = text.split_once('/')?;
+        Some((Timestamp(time.parse().ok()?), id.to_owned()))
+    };
+    let after = after.map(|text| position(text).ok_or_else(foreign_token)).transpose()?;
+    Ok(slice(
+        cluster.nodes_of(pool.key, after),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| node_member(record, path))),
+        |record| format!("{}/{}", record.allocated.0, record.id),
+        |record| Some(node_view(cluster, pool, record)),
+    ))
+}
+
+pub fn job_record<'c>(cluster: &'c Cluster, account: AccountId, id: &str) -> Result<&'c JobRecord, Error> {
+    let id = JobId::new(id).map_err(|_| Code::JobNotFound)?;
+    Ok(cluster.job_by_id(account, &id).ok_or(Code::JobNotFound)?)
+}
+
+fn job_view(cluster: &Cluster, record: &JobRecord) -> JobView {
+    JobView { record: record.clone(), cold: cluster.job_cold(record.key).cloned().unwrap_or_default() }
+}
+
+pub fn job(cluster: &Cluster, account: AccountId, id: &str) -> Result<JobView, Error> {
+    Ok(job_view(cluster, job_record(cluster, account, id)?))
+}
+
+fn job_member<'a>(record: &'a JobRecord, path: &str) -> Value<'a> {
+    match path {
+        "id" => Value::Text(record.id.as_str()),
+        "state" => Value::Text(record.state.as_str()),
+        "stateTransitionTime" => Value::Time(record.state_changed),
+        "creationTime" | "executionInfo/startTime" => Value::Time(record.created),
+        "lastModified" => Value::Time(record.version.modified),
+        "executionInfo/endTime" => Value::time(record.ended),
+        "executionInfo/poolId" => Value::Text(record.pool.as_str()),
+        _ => Value::Absent,
+    }
+}
+
+/// Jobs by id.
+pub fn jobs(
+    cluster: &Cluster,
+    account: AccountId,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<JobView>, Error> {
+    let after = after.map(|text| JobId::new(text).map_err(|_| foreign_token())).transpose()?;
+    Ok(slice(
+        cluster.jobs(account, after.as_ref()),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| job_member(record, path))),
+        |record| record.id.to_string(),
+        |record| Some(job_view(cluster, record)),
+    ))
+}
+
+fn task_view(cluster: &Cluster, job: &JobRecord, record: &TaskRecord) -> TaskView {
+    TaskView { job: job.id.clone(), record: record.clone(), place: task_place(cluster, record) }
+}
+
+/// Where the latest attempt runs or ran. A task that was never started has no place, even if a node has it.
+fn task_place(cluster: &Cluster, record: &TaskRecord) -> Option<Place> {
+    let key = record.last_node?;
+    let never_started = record.started.is_none() && matches!(record.place, TaskPlace::Assigned { .. });
+    if never_started {
+        return None;
+    }
+    if let Some(node) = cluster.node(key) {
+        let pool = cluster.pool(node.pool)?.id.clone();
+        return Some(Place { pool, node: node.id.clone(), key: Some(key) });
+    }
+    let gone = cluster.departed_node(key)?;
+    Some(Place { pool: gone.pool.clone(), node: gone.id.clone(), key: None })
+}
+
+pub fn task(cluster: &Cluster, account: AccountId, job: &str, id: &str) -> Result<TaskView, Error> {
+    let job = job_record(cluster, account, job)?;
+    let id = TaskId::new(id).map_err(|_| Code::TaskNotFound)?;
+    let record = cluster.task_by_id(job.key, &id).ok_or(Code::TaskNotFound)?;
+    Ok(task_view(cluster, job, record))
+}
+
+fn task_member<'a>(record: &'a TaskRecord, path: &str) -> Value<'a> {
+    match path {
+        "id" => Value::Text(record.id.as_str()),
+        "state" => Value::Text(record.state().as_str()),
+        "stateTransitionTime" => Value::Time(record.state_changed),
+        "creationTime" => Value::Time(record.created),
+        "lastModified" | "lastModifiedTime" => Value::Time(record.version.modified),
+        "executionInfo/startTime" => Value::time(record.started),
+        "executionInfo/endTime" => Value::time(record.ended),
+        "executionInfo/exitCode" => Value::number(record.exit_code),
+        "executionInfo/result" => {
+            Value::text(super::answers::task::result(record).map(super::answers::result_text))
+        }
+        _ => Value::Absent,
+    }
+}
+
+/// Whether the counts of a job say already that no task can pass the filter.
+fn nothing_can_pass(job: &JobRecord, filter: &Filter) -> bool {
+    let Some(states) = filter.pinned("state") else { return false };
+    let counts = &job.counts;
+    !states.iter().any(|state| match state.as_str() {
+        "active" => counts.active > 0,
+        // `preparing` counts as running.
+        "running" | "preparing" => counts.running > 0,
+        "completed" => counts.succeeded + counts.failed > 0,
+        _ => false,
+    })
+}
+
+/// Tasks of a job by id. The keys are for reading the cold parts.
+pub fn tasks(
+    cluster: &Cluster,
+    account: AccountId,
+    job: &str,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<TaskView>, Error> {
+    let job = job_record(cluster, account, job)?;
+    let after = after.map(|text| TaskId::new(text).map_err(|_| foreign_token())).transpose()?;
+    if filter.is_some_and(|filter| nothing_can_pass(job, filter)) {
+        return Ok(Slice::empty());
+    }
+    Ok(slice(
+        cluster.tasks_of(job.key, after.as_ref()),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| task_member(record, path))),
+        |record| record.id.to_string(),
+        |record| Some(task_view(cluster, job, record)),
+    ))
+}
+
+/// Tasks of the whole cluster by state: active, running, succeeded, failed.
+pub fn task_totals(cluster: &Cluster) -> [u64; 4] {
+    let mut totals = [0; 4];
+    for job in cluster.all_jobs() {
+        let counts = &job.counts;
+        let parts = [counts.active, counts.running, counts.succeeded, counts.failed];
+        totals.iter_mut().zip(parts).for_each(|(total, part)| *total += part);
+    }
+    totals
+}
+
+/// Keys by which the state names things inside; for callers that need nothing else.
+pub fn job_key(cluster: &Cluster, account: AccountId, id: &str) -> Result<JobKey, Error> {
+    Ok(job_record(cluster, account, id)?.key)
+}
+
+/// The key of a task's cold row.
+pub fn cold_key(account: AccountId, task: TaskKey) -> Vec<u8> {
+    crate::state::keys::task_cold(account, task)
+}

@@ -1,0 +1,116 @@
+//! Tasks: add one, add many, update (`jobs-and-tasks.md` §5).
+
+use super::parts::{
+    constraint, display_name, environment, name, output_files, resource_files, retry_count, user_identity,
+    wall_clock,
+};
+use super::{Members, body, json};
+use crate::api::batch::errors::{Code, Error};
+use crate::state::command::TaskAdd;
+use lote_shared::model::{Span, TaskConstraints, TaskId, TaskSpec};
+use serde_json::Value;
+
+/// Tasks in one `addtaskcollection`.
+pub const COLLECTION_MAX: usize = 100;
+
+/// `POST /jobs/{id}/tasks`.
+pub fn add(bytes: &[u8]) -> Result<TaskAdd, Error> {
+    build(body(bytes, "BatchTaskCreateOptions")?)
+}
+
+/// One item of a collection: its id as sent, and the task or why it is none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Item {
+    pub id: String,
+    pub task: Result<TaskAdd, Error>,
+}
+
+/// `POST /jobs/{id}/addtaskcollection`. What is wrong with one task concerns that task alone; a body that cannot be
+/// read, an unknown member or too many tasks concern the request (`jobs-and-tasks.md` §5.5).
+pub fn collection(bytes: &[u8]) -> Result<Vec<Item>, Error> {
+    let Value::Object(mut body) = json(bytes)? else {
+        return Err(Error::new(Code::InvalidRequestBody).because("The body must be an object."));
+    };
+    body.retain(|name, value| !value.is_null() && !name.starts_with("odata."));
+    let items = body.remove("value").ok_or_else(|| Error::missing("value"))?;
+    if let Some(name) = body.keys().next() {
+        return Err(Error::new(Code::UnsupportedProperty).with("PropertyName", name));
+    }
+    let Value::Array(items) = items else {
+        return Err(Error::new(Code::InvalidRequestBody).because("`value` must be a list."));
+    };
+    if items.len() > COLLECTION_MAX {
+        let reason = format!("at most {COLLECTION_MAX} tasks can be added in one request");
+        return Err(Error::property("value", &items.len().to_string(), reason));
+    }
+    items.into_iter().map(item).collect()
+}
+
+fn item(value: Value) -> Result<Item, Error> {
+    let id = value.get("id").and_then(Value::as_str).map(str::to_owned);
+    let task = Members::of("BatchTaskCreateOptions", value).and_then(build);
+    match (id, task) {
+        (Some(id), Err(error)) if !concerns_the_request(error.code) => Ok(Item { id, task: Err(error) }),
+        (Some(id), Ok(task)) => Ok(Item { id, task: Ok(task) }),
+        (_, Err(error)) => Err(error),
+        (None, Ok(_)) => Err(Error::missing("value.id")),
+    }
+}
+
+fn concerns_the_request(code: Code) -> bool {
+    matches!(code, Code::UnsupportedProperty | Code::InvalidRequestBody | Code::InternalError)
+}
+
+fn build(mut task: Members) -> Result<TaskAdd, Error> {
+    task.refuse_unbuilt(&[
+        "dependsOn",
+        "exitConditions",
+        "multiInstanceSettings",
+        "containerSettings",
+        "applicationPackageReferences",
+        "authenticationTokenSettings",
+    ])?;
+    let id = name(&mut task, "id", TaskId::new)?;
+    let (max_wall_clock, retention, max_retry_count) = constraints(&mut task)?;
+    let slots = task.within("requiredSlots", 1, u16::MAX.into())?;
+    let affinity = task.object("affinityInfo").and_then(|mut affinity| affinity.text("affinityId"));
+    Ok(TaskAdd {
+        slots: slots.and_then(|slots| u16::try_from(slots).ok()).unwrap_or(1),
+        max_wall_clock,
+        retention,
+        max_retry_count,
+        spec: TaskSpec {
+            id,
+            display_name: display_name(&mut task)?,
+            command_line: task.required_text("commandLine")?,
+            resource_files: resource_files(&mut task)?,
+            output_files: output_files(&mut task)?,
+            environment: environment(&mut task, "environmentSettings")?,
+            user_identity: user_identity(&mut task)?,
+            affinity_id: affinity.unwrap_or_default(),
+            echo: String::new(),
+        },
+    })
+}
+
+/// Wall clock, retention, retry count.
+type Constraints = (Span, Span, Option<i32>);
+
+/// `PUT /jobs/{id}/tasks/{id}`: the constraints, absent ones filled in. Newer clients send the whole task as they
+/// read it; what cannot be updated is passed over.
+pub fn put(bytes: &[u8]) -> Result<Constraints, Error> {
+    constraints(&mut body(bytes, "BatchTask")?)
+}
+
+fn constraints(task: &mut Members) -> Result<Constraints, Error> {
+    let Some(mut constraints) = task.object("constraints") else {
+        return Ok((Span::UNLIMITED, TaskConstraints::DEFAULT_RETENTION, None));
+    };
+    let max_wall_clock = wall_clock(&mut constraints)?;
+    let retention = constraints.span("retentionTime").unwrap_or(TaskConstraints::DEFAULT_RETENTION);
+    if retention < Span::default() {
+        return Err(constraint(&constraints, "retentionTime", "it must not be negative"));
+    }
+    let max_retry_count = retry_count(&mut constraints)?;
+    Ok((max_wall_clock, retention, max_retry_count))
+}

@@ -1,0 +1,82 @@
+//! What an answer is written from: copies of records, taken under the read lock and written out after it.
+
+use crate::state::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
+use lote_shared::model::{JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState};
+
+/// A pool as lists and reads show it.
+#[derive(Debug, Clone)]
+pub struct PoolView {
+    pub record: PoolRecord,
+    pub cold: PoolCold,
+    pub current_dedicated: u32,
+    /// Preempted nodes included.
+    pub current_low_priority: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct JobView {
+    pub record: JobRecord,
+    pub cold: JobCold,
+}
+
+/// Where a task ran last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub pool: PoolId,
+    pub node: String,
+    /// `None` once the node is gone.
+    pub key: Option<NodeKey>,
+}
+
+/// A task without its cold part.
+#[derive(Debug, Clone)]
+pub struct TaskView {
+    /// The job's id as its user wrote it.
+    pub job: JobId,
+    pub record: TaskRecord,
+    pub place: Option<Place>,
+}
+
+/// A task with everything a user wrote; the cold part is absent where no selected member needs it.
+#[derive(Debug, Clone)]
+pub struct WholeTask {
+    pub task: TaskView,
+    pub spec: Option<TaskSpec>,
+}
+
+/// One line of a node's recent tasks.
+#[derive(Debug, Clone)]
+pub struct RecentView {
+    pub job: JobId,
+    pub record: TaskRecord,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    pub record: NodeRecord,
+    pub pool: PoolId,
+    pub vm_size: String,
+    pub start_task: Option<StartTask>,
+    /// `imageReference` of the pool as JSON text; empty if it has none.
+    pub pool_echo: String,
+    pub running: u32,
+    pub running_slots: u32,
+    pub recent: Vec<RecentView>,
+    /// Of its host.
+    pub address: String,
+    pub software: String,
+}
+
+/// Directory of a task below its node's root (`files-and-storage.md` §1). Jobs of a schedule lie under its id.
+pub fn task_directory(job: &JobId, task: &TaskId) -> String {
+    match job.as_str().split_once(':') {
+        Some((schedule, run)) => format!("workitems/{schedule}/{run}/{task}"),
+        None => format!("workitems/{job}/job-1/{task}"),
+    }
+}
+
+impl TaskView {
+    pub fn state(&self) -> TaskState {
+        self.record.state()
+    }
+}

@@ -1,0 +1,163 @@
+//! Operations on blobs, without block lists.
+
+use super::body::Body;
+use super::call::Call;
+use super::error::{Code, Error};
+use super::range;
+use super::respond::{self, BlobFacts};
+use crate::state::blobs::{BlobAction, Unmet, check};
+use crate::state::reply::Version;
+use crate::state::{Condition, Outcome};
+use actix_web::HttpResponse;
+use actix_web::body::SizedStream;
+use actix_web::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::TryStreamExt;
+use lote_shared::chunks::{Manifest, read};
+
+/// Largest body of Put Blob: 5 000 MiB.
+const PUT_MAX: u64 = 5_000 * 1024 * 1024;
+
+/// Refuses early what the state would refuse after the whole body has come: a container that is missing, and a
+/// condition that does not hold. The state has the last word.
+pub async fn check_target(call: &Call<'_>, condition: Option<&Condition>) -> Result<(), Error> {
+    call.api.backend.linearize().await?;
+    let found = call.api.backend.read(|blobs| {
+        blobs.container(call.account.id, &call.container)?;
+        Ok::<_, Error>(blobs.blob(call.account.id, &call.container, &call.blob).ok().map(|b| b.version))
+    });
+    let version = found.unwrap_or_else(|| Err(Code::InternalError.into()))?;
+    let Some(condition) = condition else { return Ok(()) };
+    match check(condition, version) {
+        Ok(()) => Ok(()),
+        // Let the state choose between the codes: it knows nothing more, but there is one table.
+        Err(_) if condition.if_none_match.is_some() => Ok(()),
+        Err(_) => Err(Code::ConditionNotMet.into()),
+    }
+}
+
+pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error> {
+    let condition = call.write_condition()?;
+    let mut headers = call.stored_headers(true)?;
+    let metadata = call.metadata()?;
+    let expected = call.md5("content-md5")?;
+    check_target(call, Some(&condition)).await?;
+    let (content, md5) = body.store(call.api, call.content_length(), PUT_MAX, true).await?;
+    if expected.is_some() && expected != md5 {
+        return Err(Code::Md5Mismatch.into());
+    }
+    headers.content_md5 = headers.content_md5.or(md5);
+    let action = BlobAction::Put {
+        container: call.container.clone(),
+        blob: call.blob.clone(),
+        condition,
+        content,
+        headers,
+        metadata,
+        composed: None,
+    };
+    let outcome = call.propose(action).await?;
+    let mut response = respond::written(StatusCode::CREATED, version_of(&outcome));
+    if let Some(md5) = md5 {
+        respond::set(response.headers_mut(), "content-md5", &STANDARD.encode(md5));
+    }
+    Ok(response)
+}
+
+pub fn version_of(outcome: &Outcome) -> Option<Version> {
+    match outcome {
+        Outcome::Blob(version) | Outcome::Record(version) => Some(*version),
+        _ => None,
+    }
+}
+
+/// The record, once the condition of a read holds.
+async fn find(call: &Call<'_>) -> Result<(BlobFacts, Manifest), Error> {
+    let condition = call.condition()?;
+    call.api.backend.linearize().await?;
+    let found = call.api.backend.read(|blobs| {
+        let blob = blobs.blob(call.account.id, &call.container, &call.blob)?;
+        match check(&condition, Some(blob.version)) {
+            Ok(()) => Ok((BlobFacts::of(blob), blob.content)),
+            Err(Unmet::Changed) => Err(Error::new(Code::ConditionNotMet)),
+            Err(Unmet::NotChanged) => Err(Error::new(Code::NotModified)
+                .with_header("etag", format!("\"{}\"", blob.version.etag_text()))
+                .with_header("last-modified", blob.version.modified.to_http_date())),
+        }
+    });
+    found.unwrap_or_else(|| Err(Code::InternalError.into()))
+}
+
+pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let (facts, content) = find(call).await?;
+    let wanted = call.header("x-ms-range").or_else(|| call.header("range"));
+    let size = facts.length;
+    let range = range::resolve(wanted, size).map_err(|_| {
+        Error::new(Code::InvalidRange).with_header("content-range", format!("bytes */{size}"))
+    })?;
+    let part = range.is_some();
+    let bytes = range.unwrap_or(0..size);
+    let status = if part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let length = bytes.end - bytes.start;
+    let stream = read::stream(call.api.chunks.clone(), content, bytes.clone());
+    // A damaged or missing chunk breaks the connection off: the length was promised already.
+    let stream = stream.inspect_err(|error| tracing::error!(%error, "a blob could not be read"));
+    let mut response =
+        HttpResponse::build(status).body(SizedStream::new(length, stream.map_err(std::io::Error::other)));
+    let headers = response.headers_mut();
+    facts.write(headers, call.overrides(), part);
+    if part {
+        let range = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
+        respond::set(headers, "content-range", &range);
+    }
+    Ok(response)
+}
+
+pub async fn properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let (facts, _) = find(call).await?;
+    // The length of a body that is not sent.
+    let nothing = futures::stream::empty::<Result<bytes::Bytes, std::io::Error>>();
+    let is_head = call.request.method() == actix_web::http::Method::HEAD;
+    let length = if is_head { facts.length } else { 0 };
+    let mut response = HttpResponse::Ok().body(SizedStream::new(length, nothing));
+    let headers = response.headers_mut();
+    facts.write(headers, call.overrides(), false);
+    respond::set(headers, "x-ms-access-tier", "Hot");
+    respond::set(headers, "x-ms-access-tier-inferred", "true");
+    Ok(response)
+}
+
+pub async fn delete(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let action = BlobAction::Delete {
+        container: call.container.clone(),
+        blob: call.blob.clone(),
+        condition: call.condition()?,
+    };
+    call.propose(action).await?;
+    let mut response = respond::written(StatusCode::ACCEPTED, None);
+    respond::set(response.headers_mut(), "x-ms-delete-type-permanent", "true");
+    Ok(response)
+}
+
+pub async fn set_metadata(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let action = BlobAction::SetMetadata {
+        container: call.container.clone(),
+        blob: call.blob.clone(),
+        condition: call.condition()?,
+        metadata: call.metadata()?,
+    };
+    let outcome = call.propose(action).await?;
+    Ok(respond::written(StatusCode::OK, version_of(&outcome)))
+}
+
+pub async fn set_properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let action = BlobAction::SetHeaders {
+        container: call.container.clone(),
+        blob: call.blob.clone(),
+        condition: call.condition()?,
+        headers: call.stored_headers(false)?,
+    };
+    let outcome = call.propose(action).await?;
+    Ok(respond::written(StatusCode::OK, version_of(&outcome)))
+}

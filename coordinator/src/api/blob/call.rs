@@ -1,0 +1,244 @@
+//! [`Call`]: a request that was understood and allowed.
+
+use super::address::{self, Address, Hints};
+use super::backend::AccountAccess;
+use super::error::{Code, Error};
+use super::operation::{Operation, Shape};
+use super::{BlobApi, respond};
+use crate::api::auth::blob::sas::Overrides;
+use crate::api::auth::blob::{self as auth, Access, Level, Verdict};
+use crate::api::auth::query_pairs;
+use crate::state::blobs::{BlobAction, Headers, Metadata};
+use crate::state::{Condition, Outcome, RefusalCode};
+use actix_web::HttpRequest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lote_shared::model::Timestamp;
+
+/// Longest sum of metadata names and values.
+const METADATA_MAX: usize = 8 * 1024;
+/// Longest stored header.
+const HEADER_MAX: usize = 1024;
+
+pub struct Call<'a> {
+    pub api: &'a BlobApi,
+    pub request: &'a HttpRequest,
+    pub account: AccountAccess,
+    /// Empty at service level.
+    pub container: String,
+    /// Empty above blob level.
+    pub blob: String,
+    verdict: Verdict,
+    access: Access,
+    query: Vec<(String, String)>,
+}
+
+impl<'a> Call<'a> {
+    /// Finds out what is asked for and whether the caller may.
+    pub fn open(request: &'a HttpRequest, api: &'a BlobApi) -> Result<(Operation, Call<'a>), Error> {
+        let headers = request.headers();
+        let hints = Hints {
+            host: headers.get("host").and_then(|host| host.to_str().ok()).or(request.uri().host()),
+            claimed: auth::claimed_account(headers),
+            default: &api.default_account,
+        };
+        let raw_path = request.uri().path();
+        let is_account = |name: &str| api.backend.account(name).is_some();
+        let Address { account, container, blob } = address::locate(raw_path, hints, is_account)
+            .map_err(|_| Error::new(Code::InvalidUri).because("The path is not UTF-8."))?;
+        let query = auth::query_pairs_literal(request.query_string());
+        let find = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, v)| v.as_str());
+        let level = match (&container, &blob) {
+            (None, _) => Level::Service,
+            (_, None) => Level::Container,
+            _ => Level::Blob,
+        };
+        let unknown = || {
+            let why = format!("There is no account `{}`.", account.chars().take(64).collect::<String>());
+            Error::new(Code::AuthenticationFailed).because(why)
+        };
+        let access_keys = api.backend.account(&account).ok_or_else(unknown)?;
+        let credentials = auth::Request {
+            method: request.method().as_str(),
+            path: raw_path,
+            query: request.query_string(),
+            headers,
+            account: &account,
+            container: container.as_deref(),
+            blob: blob.as_deref(),
+            secure: request.app_config().secure(),
+            peer: request.peer_addr().map(|address| address.ip()),
+        };
+        let access = auth::authorise(&credentials, &access_keys.keys, (api.clock)())?;
+        let operation = Operation::of(Shape {
+            method: request.method().as_str(),
+            level,
+            restype: find("restype"),
+            comp: find("comp"),
+            blob_type: text(request, "x-ms-blob-type"),
+            copy_source: headers.contains_key("x-ms-copy-source"),
+            past: find("snapshot").is_some() || find("versionid").is_some(),
+        })?;
+        let verdict = access.check(operation.needs())?;
+        if container.as_deref().is_some_and(|name| !address::is_container_name(name)) {
+            return Err(Error::new(Code::InvalidResourceName).because("This is no name of a container."));
+        }
+        if blob.as_deref().is_some_and(|name| !address::is_blob_name(name)) {
+            return Err(Error::new(Code::InvalidResourceName).because("This is no name of a blob."));
+        }
+        let call = Call {
+            api,
+            request,
+            account: access_keys,
+            container: container.unwrap_or_default(),
+            blob: blob.unwrap_or_default(),
+            verdict,
+            access,
+            query,
+        };
+        Ok((operation, call))
+    }
+
+    /// A header's value, if it is there, is text and is not empty.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        text(self.request, name)
+    }
+
+    /// A query value, decoded; a plus is a plus.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A query value that is text for people, in which some clients write a space as a plus.
+    pub fn query_text(&self, name: &str) -> Option<String> {
+        let pairs = query_pairs(self.request.query_string());
+        pairs.into_iter().find(|(found, value)| found == name && !value.is_empty()).map(|(_, value)| value)
+    }
+
+    pub fn overrides(&self) -> Option<&Overrides> {
+        self.access.overrides()
+    }
+
+    /// The URL of the account, as in listings.
+    pub fn account_url(&self) -> String {
+        let scheme = if self.request.app_config().secure() { "https" } else { "http" };
+        let host = text(self.request, "host").unwrap_or("localhost");
+        let path_style = self
+            .request
+            .uri()
+            .path()
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .is_some_and(|first| first == self.account.name);
+        match path_style {
+            true => format!("{scheme}://{host}/{}/", self.account.name),
+            false => format!("{scheme}://{host}/"),
+        }
+    }
+
+    /// The conditional headers.
+    pub fn condition(&self) -> Result<Condition, Error> {
+        let tags = |name: &str| {
+            self.header(name).map(|value| {
+                let tags = value.split(',').map(|tag| {
+                    let tag = tag.trim();
+                    tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"').to_owned()
+                });
+                tags.collect::<Vec<_>>()
+            })
+        };
+        let time = |name: &str| match self.header(name) {
+            None => Ok(None),
+            Some(value) => Timestamp::parse(value).map(Some).ok_or_else(|| {
+                Error::new(Code::InvalidHeaderValue).because(format!("{name} is not a date."))
+            }),
+        };
+        Ok(Condition {
+            if_match: tags("if-match"),
+            if_none_match: tags("if-none-match"),
+            if_modified_since: time("if-modified-since")?,
+            if_unmodified_since: time("if-unmodified-since")?,
+        })
+    }
+
+    /// As [`Call::condition`], for a write of a whole blob: a signature that may only create adds its own.
+    pub fn write_condition(&self) -> Result<Condition, Error> {
+        let mut condition = self.condition()?;
+        if self.verdict == Verdict::OnlyIfNew {
+            condition.if_none_match = Some(vec!["*".to_owned()]);
+        }
+        Ok(condition)
+    }
+
+    /// `x-ms-meta-…` headers, sorted by name.
+    pub fn metadata(&self) -> Result<Metadata, Error> {
+        let mut metadata = Metadata::new();
+        for (name, value) in self.request.headers() {
+            let Some(name) = name.as_str().strip_prefix("x-ms-meta-") else { continue };
+            let mut letters = name.bytes();
+            let first = letters.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+            if !first || !letters.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                let why = format!("`{name}` must be letters, digits and `_`, and not begin with a digit.");
+                return Err(Error::new(Code::InvalidMetadata).because(why));
+            }
+            let value = String::from_utf8_lossy(value.as_bytes()).trim().to_owned();
+            metadata.push((name.to_owned(), value));
+        }
+        let size: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > METADATA_MAX {
+            return Err(Code::MetadataTooLarge.into());
+        }
+        metadata.sort();
+        Ok(metadata)
+    }
+
+    /// The headers to store with a blob: `x-ms-blob-…`, and for Put Blob the plain ones where those are absent.
+    pub fn stored_headers(&self, plain_too: bool) -> Result<Headers, Error> {
+        let find = |special: &str, plain: &str| {
+            let value = self.header(special).or_else(|| self.header(plain).filter(|_| plain_too));
+            match value {
+                Some(value) if value.len() > HEADER_MAX => {
+                    Err(Error::new(Code::InvalidHeaderValue).because(format!("{special} is too long.")))
+                }
+                value => Ok(value.map(str::to_owned)),
+            }
+        };
+        let content_type = find("x-ms-blob-content-type", "content-type")?;
+        Ok(Headers {
+            content_type: content_type.filter(|value| value != respond::DEFAULT_TYPE),
+            content_encoding: find("x-ms-blob-content-encoding", "content-encoding")?,
+            content_language: find("x-ms-blob-content-language", "content-language")?,
+            content_disposition: find("x-ms-blob-content-disposition", "content-disposition")?,
+            cache_control: find("x-ms-blob-cache-control", "cache-control")?,
+            content_md5: self.md5("x-ms-blob-content-md5")?,
+        })
+    }
+
+    /// An MD5 given in a header.
+    pub fn md5(&self, name: &str) -> Result<Option<[u8; 16]>, Error> {
+        let Some(value) = self.header(name) else { return Ok(None) };
+        let bytes = STANDARD.decode(value).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Some).ok_or_else(|| Code::InvalidMd5.into())
+    }
+
+    /// Length announced for the body; `None` if it is sent in pieces.
+    pub fn content_length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    /// Proposes; a signature that may only create is told about permission, not about existence.
+    pub async fn propose(&self, action: BlobAction) -> Result<Outcome, Error> {
+        let reply = self.api.backend.propose(self.account.id, action).await?;
+        reply.map_err(|refusal| match refusal.code {
+            RefusalCode::BlobAlreadyExists if self.verdict == Verdict::OnlyIfNew => {
+                Code::AuthorizationPermissionMismatch.into()
+            }
+            _ => refusal.into(),
+        })
+    }
+}
+
+fn text<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,101 @@
+//! `/lote/status`: what the cluster consists of and is doing, for `lote status`. Signed like a Batch request,
+//! because it names pools and jobs.
+
+use crate::api::batch::{self, BatchApi};
+use crate::engine::Engine;
+use crate::pools::{GroupStatus, Tree};
+use crate::replication::Replica;
+use crate::state::{Cluster, HostState};
+use actix_web::{HttpRequest, HttpResponse, web};
+use lote_shared::model::AccountId;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Jobs shown at most, newest first; a status is for looking at.
+const JOBS_MAX: usize = 20;
+
+/// What the page looks at.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    pub engine: Engine,
+    pub replica: Arc<Replica>,
+    pub tree: Arc<Tree>,
+}
+
+/// Registers the page; before anything that takes every path.
+pub fn service(config: &mut web::ServiceConfig, watch: Watch) {
+    config.app_data(web::Data::new(watch)).route("/lote/status", web::get().to(status));
+}
+
+async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<BatchApi>) -> HttpResponse {
+    let account = match batch::admit(&request, &api) {
+        Ok(account) => account,
+        Err(refusal) => return *refusal,
+    };
+    let groups = watch.tree.inspect().await;
+    let replica = watch.replica.status();
+    let mut body = watch.engine.read(|cluster| of_cluster(cluster, account, &groups));
+    body["replica"] = json!({
+        "role": format!("{:?}", replica.role).to_lowercase(),
+        "term": replica.term,
+        "lastLogIndex": replica.last_log,
+        "appliedIndex": replica.applied,
+        "snapshotIndex": replica.snapshot,
+        "stateHash": replica.state_hash,
+        "clusterTime": replica.now.to_string(),
+        "logSyncs": replica.log.syncs,
+        "logBytes": replica.log.bytes,
+    });
+    body["software"] = json!(env!("CARGO_PKG_VERSION"));
+    HttpResponse::Ok().json(body)
+}
+
+fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus]) -> Value {
+    let hosts = cluster.hosts().map(|host| {
+        let state = match host.state {
+            HostState::Joined => "joined",
+            HostState::Unknown => "unknown",
+            HostState::Lost => "lost",
+        };
+        json!({
+            "host": host.key.0,
+            "peer": host.peer,
+            "name": host.name,
+            "state": state,
+            "software": host.software,
+            "cores": host.capacity.cores,
+            "nodes": cluster.nodes_on_host(host.key).count(),
+        })
+    });
+    let pools = cluster.pools(account, None).map(|pool| {
+        let group = groups.iter().find(|group| group.pool == pool.key.0);
+        json!({
+            "pool": pool.id.to_string(),
+            "state": pool.state.as_str(),
+            "allocation": pool.allocation.as_str(),
+            "nodes": cluster.nodes_of(pool.key, None).count(),
+            "target": pool.target_dedicated + pool.target_low_priority,
+            "generation": group.map(|group| group.generation),
+            "restarts": group.map(|group| group.restarts),
+            "lastFailure": group.and_then(|group| group.last_failure.clone()),
+        })
+    });
+    let mut newest: Vec<_> = cluster.all_jobs().filter(|job| job.account == account).collect();
+    newest.sort_by_key(|job| std::cmp::Reverse(job.key));
+    let jobs = newest.into_iter().take(JOBS_MAX).map(|job| {
+        json!({
+            "job": job.id.to_string(),
+            "state": job.state.as_str(),
+            "pool": job.pool.to_string(),
+            "active": job.counts.active,
+            "running": job.counts.running,
+            "succeeded": job.counts.succeeded,
+            "failed": job.counts.failed,
+        })
+    });
+    json!({
+        "hosts": hosts.collect::<Vec<_>>(),
+        "pools": pools.collect::<Vec<_>>(),
+        "jobs": jobs.collect::<Vec<_>>(),
+    })
+}

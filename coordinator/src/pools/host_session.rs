@@ -1,0 +1,398 @@
+//! One host's session with the leader: hello and welcome, then numbered frames both ways.
+//!
+//! A session proposes what its host reports by itself and acknowledges a report only once it is durable, so
+//! reports never depend on a pool's actors. Everything the host should do can be found in the state, so a session
+//! that falls behind is simply ended: the host reconnects, and inventory against state shows what is missing.
+
+use super::chunk::ChunkBuilder;
+use super::host_registry::{AskLevel, HostRegistry, Renewed, SessionDown, SessionUp};
+use crate::clock;
+use crate::engine::{Engine, Unavailable};
+use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
+use crate::state::{Action, Outcome, Reply};
+use actix::Addr;
+use futures::stream::{FuturesUnordered, StreamExt};
+use lote_shared::model::{AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey};
+use lote_shared::network::{ReceiveHalf, SendHalf, Stream};
+use lote_shared::protocol::host::{
+    AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome,
+};
+use lote_shared::protocol::session::{self, Accept, Inbox, Limits, Outbox, Resume, Session, SessionId};
+use rand::Rng;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Messages that may wait for a slow host before its session is ended.
+const QUEUE_MAX: usize = 4_096;
+/// Reports of one host on their way into the log; reading stops above it.
+const PROPOSALS_MAX: usize = 256;
+/// One command touches at most 1 000 records, a report a few for each attempt.
+const ATTEMPTS_PER_COMMAND: usize = 300;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the host said nothing for {} s after connecting", HELLO_TIMEOUT.as_secs())]
+    Silent,
+    #[error("the host closed the stream")]
+    Closed,
+    #[error("the stream failed: {0}")]
+    Stream(#[from] lote_shared::network::StreamError),
+    #[error("the state did not take it: {0}")]
+    Unavailable(#[from] Unavailable),
+    #[error("the host was refused: {0}")]
+    Refused(#[from] crate::state::Refusal),
+    #[error("the host broke the session's rules: {0}")]
+    Rules(#[from] session::Error),
+    #[error("the host does not settle what it is sent")]
+    Slow,
+    #[error("the session was ended by the leader")]
+    Ended,
+}
+
+/// The way to a connected host; clone freely.
+#[derive(Debug, Clone)]
+pub struct SessionHandle {
+    pub host: HostKey,
+    /// Tells sessions of one host apart; later ones are greater.
+    pub session: u64,
+    queue: mpsc::Sender<LeaderMessage>,
+    end: Arc<watch::Sender<bool>>,
+}
+
+impl SessionHandle {
+    /// Hands a message over. A host that does not keep up loses its session, never a message: the next session
+    /// starts from its inventory.
+    pub fn send(&self, message: LeaderMessage) {
+        if self.queue.try_send(message).is_err() {
+            self.end();
+        }
+    }
+
+    pub fn end(&self) {
+        self.end.send_replace(true);
+    }
+}
+
+/// What a session needs.
+#[derive(Debug, Clone)]
+pub struct SessionParts {
+    pub engine: Engine,
+    pub builder: ChunkBuilder,
+    pub registry: Addr<HostRegistry>,
+    pub lease_ms: u64,
+}
+
+/// Serves one session stream until it ends.
+pub async fn serve(parts: SessionParts, peer: String, mut stream: Stream) {
+    let outcome = match tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream)).await {
+        Err(_) => Err(Error::Silent),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok((session, hello))) => welcome_and_run(&parts, &peer, session, hello, stream).await,
+    };
+    if let Err(error) = outcome {
+        tracing::info!(%peer, %error, "session ended");
+    }
+}
+
+/// Every stream begins a new session here: what the leader had to say is in the state, and the host's inventory
+/// tells what of it is missing.
+async fn greet(stream: &mut Stream) -> Result<(Session<LeaderMessage>, Hello), Error> {
+    let offer: Resume = stream.receive().await?.ok_or(Error::Closed)?;
+    let mut session = Session::new(Limits::default());
+    let (answer, _) = session.on_offer(offer, SessionId(rand::rng().random()))?;
+    stream.send(&answer).await?;
+    let hello: Hello = stream.receive().await?.ok_or(Error::Closed)?;
+    Ok((session, hello))
+}
+
+async fn welcome_and_run(
+    parts: &SessionParts,
+    peer: &str,
+    session: Session<LeaderMessage>,
+    hello: Hello,
+    mut stream: Stream,
+) -> Result<(), Error> {
+    static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+    let joined = Action::HostJoined {
+        peer: peer.to_owned(),
+        name: hello.name.clone(),
+        boot: hello.boot,
+        capacity: hello.capacity.clone(),
+        address: hello.address.clone(),
+        software: hello.software.clone(),
+    };
+    let Outcome::HostJoined(host) = parts.engine.propose(crate::state::keys::CLUSTER, joined).await?? else {
+        return Err(Error::Ended);
+    };
+    let plan = parts.engine.read(|cluster| Reconciliation::of(cluster, host, &hello.attempts));
+    settle_missing(&parts.engine, &plan).await?;
+    let resent = plan.resend.iter().flat_map(|(_, attempts)| attempts);
+    let attempts: BTreeSet<AttemptRef> = plan.keep.iter().chain(resent).copied().collect();
+    let welcome = Welcome {
+        host,
+        lease_ms: parts.lease_ms,
+        now: clock::wall(),
+        grants: plan.nodes.iter().filter_map(|node| parts.builder.grant(&parts.engine, *node)).collect(),
+        keep: plan.keep,
+    };
+    stream.send(&welcome).await?;
+
+    let (queue, messages) = mpsc::channel(QUEUE_MAX);
+    let (end, ended) = watch::channel(false);
+    let number = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+    let handle = SessionHandle { host, session: number, queue, end: Arc::new(end) };
+    for (node, attempts) in plan.resend {
+        if let Some(chunk) = parts.builder.build(&parts.engine, node, attempts).await {
+            handle.send(chunk);
+        }
+    }
+    for message in plan.repeat {
+        handle.send(message);
+    }
+    // Whatever a host can bring about waits until the registry has handled it: that is the host's back-pressure. An
+    // error means that there is no registry (any more), which is then in nobody's way.
+    let up = SessionUp { handle: handle.clone(), nodes: plan.nodes, attempts };
+    let _ = parts.registry.send(up).await;
+    tracing::info!(%peer, host = %host, name = %hello.name, "host joined");
+    let outcome = converse(parts, &handle, session, stream, messages, ended).await;
+    let _ = parts.registry.send(SessionDown { host, session: number }).await;
+    outcome
+}
+
+/// Reports the end of attempts that the host no longer has.
+async fn settle_missing(engine: &Engine, plan: &Reconciliation) -> Result<(), Error> {
+    let now = clock::wall();
+    for (node, missing) in &plan.missing {
+        let (node, account) = (*node, account_of(engine, *node));
+        let recalled: Vec<AttemptRef> = missing
+            .iter()
+            .filter(|(_, end)| *end == MissingEnd::Recalled)
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        for attempts in recalled.chunks(ATTEMPTS_PER_COMMAND) {
+            note(engine.propose(account, Action::Recalled { node, attempts: attempts.to_vec() }).await?);
+        }
+        let ended = missing.iter().filter_map(|(attempt, end)| {
+            let outcome = match end {
+                MissingEnd::Recalled => return None,
+                MissingEnd::Killed => AttemptOutcome::Killed { exit_code: None },
+                MissingEnd::Lost => {
+                    AttemptOutcome::Lost { reason: "the host no longer has the attempt".to_owned() }
+                }
+            };
+            let end = Some(AttemptEnd { at: now, outcome });
+            Some(AttemptReport { attempt: *attempt, started: None, end })
+        });
+        let ended: Vec<AttemptReport> = ended.collect();
+        for attempts in ended.chunks(ATTEMPTS_PER_COMMAND) {
+            note(engine.propose(account, Action::Report { node, attempts: attempts.to_vec() }).await?);
+        }
+    }
+    Ok(())
+}
+
+fn note(reply: Reply) {
+    if let Err(refusal) = reply {
+        tracing::debug!(%refusal, "attempts of a returned host were settled meanwhile");
+    }
+}
+
+fn account_of(engine: &Engine, node: NodeKey) -> AccountId {
+    engine.read(|cluster| cluster.node(node).map(|node| node.account)).unwrap_or(crate::state::keys::CLUSTER)
+}
+
+/// What the writer deals with beside the leader's messages.
+enum Control {
+    Ack(u64),
+    Lease(Lease),
+    /// The host settled our messages up to this number.
+    Acknowledged(u64),
+}
+
+async fn converse(
+    parts: &SessionParts,
+    handle: &SessionHandle,
+    session: Session<LeaderMessage>,
+    stream: Stream,
+    messages: mpsc::Receiver<LeaderMessage>,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let (mut send, mut receive) = stream.split();
+    let (control, controls) = mpsc::channel(64);
+    let Session { outbox, inbox, .. } = session;
+    let reader = read(parts, handle, inbox, &mut receive, control);
+    let writer = write(&mut send, outbox, messages, controls);
+    tokio::select! {
+        outcome = reader => outcome,
+        outcome = writer => outcome,
+        _ = ended.wait_for(|end| *end) => Err(Error::Ended),
+    }
+}
+
+/// Leases and acknowledgements go before task chunks: they are small and must not wait behind bulk.
+async fn write(
+    send: &mut SendHalf,
+    mut outbox: Outbox<LeaderMessage>,
+    mut messages: mpsc::Receiver<LeaderMessage>,
+    mut controls: mpsc::Receiver<Control>,
+) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            biased;
+            control = controls.recv() => match control.ok_or(Error::Ended)? {
+                Control::Ack(up_to) => send.send(&Frame::<LeaderMessage>::Ack { up_to }).await?,
+                Control::Lease(lease) => send.send(&Frame::<LeaderMessage>::Lease(lease)).await?,
+                Control::Acknowledged(up_to) => outbox.ack(up_to)?,
+            },
+            message = messages.recv() => {
+                let message = message.ok_or(Error::Ended)?;
+                let number = outbox.push(message.clone(), 0).map_err(|_| Error::Slow)?;
+                send.send(&Frame::Message { number, message }).await?;
+            }
+        }
+    }
+}
+
+type Pending = Pin<Box<dyn Future<Output = (u64, Result<Reply, Unavailable>)> + Send>>;
+
+async fn read(
+    parts: &SessionParts,
+    handle: &SessionHandle,
+    mut inbox: Inbox,
+    receive: &mut ReceiveHalf,
+    control: mpsc::Sender<Control>,
+) -> Result<(), Error> {
+    let host = handle.host;
+    let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
+    loop {
+        let frame = tokio::select! {
+            done = pending.next(), if !pending.is_empty() => {
+                if let Some((number, reply)) = done {
+                    settle(&mut inbox, number, reply, &control).await?;
+                }
+                continue;
+            }
+            frame = receive.receive::<Frame<HostMessage>>(), if pending.len() < PROPOSALS_MAX => {
+                frame?.ok_or(Error::Closed)?
+            }
+        };
+        match frame {
+            Frame::Ping { sent_ms } => answer_ping(parts, handle, sent_ms, &control).await?,
+            Frame::Message { number, message } => match inbox.accept(number)? {
+                Accept::Duplicate => {}
+                Accept::New => {
+                    if let Some(work) = take(parts, host, number, message).await? {
+                        pending.push(work);
+                    } else {
+                        settle(&mut inbox, number, Ok(Ok(Outcome::Done)), &control).await?;
+                    }
+                }
+            },
+            Frame::Ack { up_to } => {
+                control.send(Control::Acknowledged(up_to)).await.map_err(|_| Error::Ended)?;
+            }
+            Frame::Lease(_) => {}
+        }
+    }
+}
+
+/// A report that is durable, or that the state refused for good, is acknowledged; one that may be lost ends the
+/// session, and the host says it again.
+async fn settle(
+    inbox: &mut Inbox,
+    number: u64,
+    reply: Result<Reply, Unavailable>,
+    control: &mpsc::Sender<Control>,
+) -> Result<(), Error> {
+    if let Err(refusal) = reply? {
+        tracing::debug!(%refusal, "a host's message no longer fits");
+    }
+    if let Some(up_to) = inbox.durable(number)? {
+        control.send(Control::Ack(up_to)).await.map_err(|_| Error::Ended)?;
+    }
+    Ok(())
+}
+
+/// Renews the lease, counted from before the quorum was asked.
+async fn answer_ping(
+    parts: &SessionParts,
+    handle: &SessionHandle,
+    sent_ms: u64,
+    control: &mpsc::Sender<Control>,
+) -> Result<(), Error> {
+    let confirmed_ms = clock::monotonic_ms();
+    if parts.engine.linearize().await.is_err() {
+        return Ok(()); // No quorum, no renewal.
+    }
+    let renewed = Renewed { host: handle.host, session: handle.session, confirmed_ms };
+    let _ = parts.registry.send(renewed).await;
+    let lease = Lease { sent_ms, lease_ms: parts.lease_ms, now: clock::wall() };
+    control.send(Control::Lease(lease)).await.map_err(|_| Error::Ended)
+}
+
+/// Hands one message on; what goes into the log is submitted here, in order, and awaited by the caller.
+async fn take(
+    parts: &SessionParts,
+    host: HostKey,
+    number: u64,
+    message: HostMessage,
+) -> Result<Option<Pending>, Error> {
+    let (node, actions) = match message {
+        HostMessage::Ask { node, slots } => {
+            let _ = parts.registry.send(AskLevel { host, node, slots }).await;
+            return Ok(None);
+        }
+        HostMessage::Report { node, attempts } => {
+            let part = |attempts: &[AttemptReport]| Action::Report { node, attempts: attempts.to_vec() };
+            (node, attempts.chunks(ATTEMPTS_PER_COMMAND).map(part).collect())
+        }
+        HostMessage::Recalled { node, attempts } => {
+            let part = |attempts: &[AttemptRef]| Action::Recalled { node, attempts: attempts.to_vec() };
+            (node, attempts.chunks(ATTEMPTS_PER_COMMAND).map(part).collect())
+        }
+        HostMessage::Node { node, phase, start_task, errors } => {
+            (node, vec![Action::NodeReport { node, phase, start_task, errors }])
+        }
+        HostMessage::NodeGone { node } => (node, vec![Action::NodeGone { node }]),
+    };
+    let owned = parts.engine.read(|cluster| cluster.node(node).map(|record| (record.host, record.account)));
+    let Some((_, account)) = owned.filter(|(owner, _)| *owner == host) else {
+        return Ok(None); // Not this host's node (any more): nothing it says of it counts.
+    };
+    let mut waits = Vec::new();
+    for action in actions {
+        waits.push(submit(parts, account, action).await?);
+    }
+    Ok(Some(Box::pin(async move {
+        let mut last = Ok(Ok(Outcome::Done));
+        for wait in waits {
+            last = wait.await;
+            if last.is_err() {
+                break; // Not all of it is durable; the host says the whole again.
+            }
+        }
+        (number, last)
+    })))
+}
+
+/// Waits for room in the engine's queue: the pressure reaches the host, whose stream is not read meanwhile.
+async fn submit(
+    parts: &SessionParts,
+    account: AccountId,
+    action: Action,
+) -> Result<impl Future<Output = Result<Reply, Unavailable>> + Send + use<>, Error> {
+    loop {
+        match parts.engine.submit_action(account, action.clone()) {
+            Ok(wait) => return Ok(wait),
+            Err(Unavailable::Busy) => tokio::time::sleep(BUSY_WAIT).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

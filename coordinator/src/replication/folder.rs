@@ -1,0 +1,252 @@
+//! The data folder of a coordinator.
+//!
+//! ```text
+//! lock             held while a process uses the folder
+//! format-version   a number; a folder of a newer version is refused
+//! raft/member      this member's number; written once its log exists
+//! raft/log/        segments            raft/snapshots/   the newest snapshot
+//! state/current    name of the folder that holds the state: state/0000000000000001/ …
+//! ```
+//! The log and the vote are the truth. A state folder that cannot be trusted, or is behind what the log still has,
+//! is moved aside and rebuilt from snapshot and log.
+
+use super::Error;
+use super::applied::Applied;
+use super::applier::{self, Home};
+use super::log::disk::{create_folder, sync_folder};
+use super::log::{self, EntryId};
+use super::snapshot::{self, Snapshots};
+use super::types::MemberId;
+use crate::store::{self, SledStore, Store};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Version of everything below the folder.
+pub const FORMAT_VERSION: u32 = 1;
+const POINTER: &str = "current";
+
+/// An opened folder; it is locked until this is dropped.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    /// The lock goes with the file.
+    _lock: File,
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+impl Folder {
+    /// Creates the folder if it is missing, locks it, and checks its version.
+    pub fn open(root: &Path) -> Result<Folder, Error> {
+        create_folder(root).map_err(io_error(root))?;
+        let lock_path = root.join("lock");
+        let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(Error::Io { path: lock_path, source }),
+        }
+        let folder = Folder { root: root.to_owned(), _lock: lock };
+        folder.check_version()?;
+        Ok(folder)
+    }
+
+    fn check_version(&self) -> Result<(), Error> {
+        let path = self.root.join("format-version");
+        let Some(text) = read_small(&path)? else {
+            if self.root.join("raft").exists() || self.root.join("state").exists() {
+                return Err(Error::Unversioned { path: self.root.clone() });
+            }
+            return write_small(&path, &format!("{FORMAT_VERSION}\n"));
+        };
+        match text.trim().parse::<u32>() {
+            Ok(found) if found > FORMAT_VERSION => {
+                Err(Error::NewerFormat { path: self.root.clone(), found, supported: FORMAT_VERSION })
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Unversioned { path: self.root.clone() }),
+        }
+    }
+
+    /// This member's number, if it has run before.
+    pub fn member(&self) -> Result<Option<MemberId>, Error> {
+        let path = self.root.join("raft/member");
+        match read_small(&path)? {
+            None => Ok(None),
+            Some(text) => match text.trim().parse() {
+                Ok(member) => Ok(Some(member)),
+                Err(_) => Err(Error::Unversioned { path }),
+            },
+        }
+    }
+
+    /// From now on the log is expected to be there.
+    pub fn set_member(&self, member: MemberId) -> Result<(), Error> {
+        write_small(&self.root.join("raft/member"), &format!("{member}\n"))
+    }
+
+    pub fn log_disk(&self) -> Result<log::FolderDisk, Error> {
+        let path = self.root.join("raft/log");
+        log::FolderDisk::open(&path).map_err(io_error(&path))
+    }
+
+    pub fn snapshots(&self) -> Result<Snapshots, Error> {
+        Ok(Snapshots::open(&self.root.join("raft/snapshots"))?)
+    }
+
+    pub fn states(&self, cache_bytes: u64) -> Result<StateFolders, Error> {
+        StateFolders::open(&self.root.join("state"), cache_bytes)
+    }
+}
+
+/// The folders of states, of which one is current.
+#[derive(Debug)]
+pub struct StateFolders {
+    folder: PathBuf,
+    cache_bytes: u64,
+    current: Option<String>,
+    /// Made by [`Home::fresh`], not yet adopted.
+    fresh: Option<String>,
+    next: u64,
+}
+
+impl StateFolders {
+    /// Finds the current one and removes leftovers, except damaged ones, which somebody may want to look at.
+    fn open(folder: &Path, cache_bytes: u64) -> Result<StateFolders, Error> {
+        create_folder(folder).map_err(io_error(folder))?;
+        let current = read_small(&folder.join(POINTER))?.map(|text| text.trim().to_owned());
+        let mut next = 1;
+        for entry in fs::read_dir(folder).map_err(io_error(folder))? {
+            let path = entry.map_err(io_error(folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Ok(number) = u64::from_str_radix(name, 16) {
+                next = next.max(number + 1);
+                if current.as_deref() != Some(name) {
+                    fs::remove_dir_all(&path).map_err(io_error(&path))?;
+                }
+            }
+        }
+        Ok(StateFolders { folder: folder.to_owned(), cache_bytes, current, fresh: None, next })
+    }
+
+    /// The store of the state: the current one, or one rebuilt from the snapshot if that is damaged or ends before
+    /// `purged`, from where on the log can bring it forward. `usable` judges what was opened.
+    pub fn open_state(
+        &mut self,
+        purged: Option<EntryId>,
+        snapshots: &Snapshots,
+        usable: impl Fn(Arc<dyn Store>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let Some(name) = self.current.clone() {
+            match self
+                .try_current(&name, purged)
+                .and_then(|store| usable(store).map_err(|error| error.to_string()))
+            {
+                Ok(()) => return Ok(()),
+                Err(why) => {
+                    tracing::warn!(state = name, why, "the state is rebuilt from snapshot and log");
+                    self.set_aside(&name)?;
+                }
+            }
+        }
+        let store = self.fresh()?;
+        let position = match snapshots.current() {
+            Some((_, file)) => {
+                let position = snapshot::load(&file, &*store)?;
+                applier::check_position(&*store, &position)?;
+                position
+            }
+            None => Applied::default(),
+        };
+        if position.index() < purged.map(|id| id.index) {
+            return Err(Error::StateLost {
+                snapshot: position.index(),
+                purged: purged.map_or(0, |id| id.index),
+            });
+        }
+        usable(store)?;
+        self.adopt()?;
+        Ok(())
+    }
+
+    fn try_current(&self, name: &str, purged: Option<EntryId>) -> Result<Arc<dyn Store>, String> {
+        let store = SledStore::open(&self.folder.join(name), self.cache_bytes).map_err(|e| e.to_string())?;
+        let applied = applier::read_applied(&store).map_err(|error| error.to_string())?;
+        if applied.index() < purged.map(|id| id.index) {
+            return Err(format!("it ends at {:?}, the log begins after {purged:?}", applied.id));
+        }
+        Ok(Arc::new(store))
+    }
+
+    fn set_aside(&mut self, name: &str) -> Result<(), Error> {
+        let from = self.folder.join(name);
+        if !from.exists() {
+            return Ok(());
+        }
+        let aside = self.folder.join("damaged");
+        // One is kept: the latest.
+        if aside.exists() {
+            fs::remove_dir_all(&aside).map_err(io_error(&aside))?;
+        }
+        fs::rename(&from, &aside).map_err(io_error(&from))
+    }
+}
+
+impl Home for StateFolders {
+    fn fresh(&mut self) -> Result<Arc<dyn Store>, applier::Error> {
+        let name = format!("{:016x}", self.next);
+        self.next += 1;
+        let path = self.folder.join(&name);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(|error| applier::Error::Home(error.to_string()))?;
+        }
+        let store = SledStore::open(&path, self.cache_bytes)?;
+        self.fresh = Some(name);
+        Ok(Arc::new(store))
+    }
+
+    fn adopt(&mut self) -> Result<(), applier::Error> {
+        let Some(name) = self.fresh.take() else {
+            return Err(applier::Error::Home("no fresh state was made".to_owned()));
+        };
+        write_small(&self.folder.join(POINTER), &format!("{name}\n"))
+            .map_err(|error| applier::Error::Home(error.to_string()))?;
+        // The old folder may still be open here; it goes at the next start.
+        self.current = Some(name);
+        Ok(())
+    }
+}
+
+/// The text of a small file, if it exists.
+fn read_small(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// Replaces a small file: the old or the new text is there, whatever happens.
+fn write_small(path: &Path, text: &str) -> Result<(), Error> {
+    let temporary = path.with_extension("new");
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::create(&temporary)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| sync_folder(parent))
+        .map_err(io_error(path))
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Error {
+        Error::Apply(error.into())
+    }
+}

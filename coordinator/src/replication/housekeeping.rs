@@ -1,0 +1,38 @@
+//! Keeps the log short in bytes; openraft itself only counts entries, of which 50 000 can be 50 GB.
+
+use super::log::Log;
+use super::types::Types;
+use openraft::Raft;
+use openraft::error::Fatal;
+use std::sync::Arc;
+use std::time::Duration;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Whenever the log takes more than `bytes_max` on disk, has a snapshot made and purges what it covers. Ends with
+/// Raft.
+pub async fn keep_log_short<C: Types>(raft: Raft<C>, log: Arc<Log>, bytes_max: u64) {
+    let mut metrics = raft.metrics();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let applied = metrics.borrow_and_update().last_applied;
+        let Some(applied) = applied.filter(|_| log.size_bytes() > bytes_max) else {
+            if metrics.has_changed().is_err() {
+                return;
+            }
+            continue;
+        };
+        let shortened = async {
+            raft.trigger().snapshot().await?;
+            let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied)).await;
+            let snapshot = reached.ok().and_then(|metrics| metrics.snapshot);
+            match snapshot {
+                Some(snapshot) => raft.trigger().purge_log(snapshot.index).await,
+                None => Err(Fatal::Stopped),
+            }
+        };
+        if shortened.await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! openraft's view of the [`Applier`], which works on a thread of its own (or in place, for the simulator).
+//!
+//! Applying and building a snapshot go through the same queue, so a snapshot is taken between two entries. Until it
+//! is written, applying waits: a later version copies the state in slices.
+
+use super::applier::{Applier, Error, View};
+use super::machine::Machine;
+use super::snapshot::SnapshotFile;
+use super::types::{Member, MemberId, Replies, Types};
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    AnyError, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StorageIOError,
+    StoredMembership,
+};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// More jobs than ever wait: openraft and its snapshot builder each wait for the answer before they ask again.
+const JOBS_MAX: usize = 64;
+
+type Job<M> = Box<dyn FnOnce(&mut Applier<M>) + Send>;
+
+enum Way<M> {
+    /// Ends when the last handle is gone.
+    Thread(mpsc::SyncSender<Job<M>>),
+    Inline(Arc<Mutex<Applier<M>>>),
+}
+
+impl<M> Clone for Way<M> {
+    fn clone(&self) -> Way<M> {
+        match self {
+            Way::Thread(queue) => Way::Thread(queue.clone()),
+            Way::Inline(applier) => Way::Inline(applier.clone()),
+        }
+    }
+}
+
+/// A handle to the applier, also its snapshot builder.
+pub struct StateMachine<M> {
+    way: Way<M>,
+    view: Arc<View>,
+}
+
+impl<M> Clone for StateMachine<M> {
+    fn clone(&self) -> StateMachine<M> {
+        StateMachine { way: self.way.clone(), view: self.view.clone() }
+    }
+}
+
+impl<M: Machine> StateMachine<M> {
+    /// Starts the applying thread; it gives the applier back when all handles are dropped.
+    pub fn on_thread(applier: Applier<M>) -> io::Result<(StateMachine<M>, JoinHandle<Applier<M>>)> {
+        let view = applier.view();
+        let (queue, jobs) = mpsc::sync_channel::<Job<M>>(JOBS_MAX);
+        let work = move || {
+            let mut applier = applier;
+            for job in jobs {
+                job(&mut applier);
+            }
+            applier
+        };
+        let thread = std::thread::Builder::new().name("lote-apply".to_owned()).spawn(work)?;
+        Ok((StateMachine { way: Way::Thread(queue), view }, thread))
+    }
+
+    /// Works in the caller's place: deterministic, and blocking.
+    pub fn inline(applier: Applier<M>) -> StateMachine<M> {
+        let view = applier.view();
+        StateMachine { way: Way::Inline(Arc::new(Mutex::new(applier))), view }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Applier<M>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        match &self.way {
+            Way::Inline(applier) => job(&mut applier.lock()),
+            Way::Thread(queue) => {
+                let (answer, wait) = oneshot::channel();
+                let job: Job<M> = Box::new(move |applier| {
+                    let _ = answer.send(job(applier));
+                });
+                let stopped = || Error::Stopped("the applying thread has ended".to_owned());
+                queue.send(job).map_err(|_| stopped())?;
+                wait.await.map_err(|_| stopped())?
+            }
+        }
+    }
+}
+
+fn read_error(error: Error) -> StorageError<MemberId> {
+    StorageIOError::read_state_machine(AnyError::new(&error)).into()
+}
+
+fn write_error(error: Error) -> StorageError<MemberId> {
+    StorageIOError::write_state_machine(AnyError::new(&error)).into()
+}
+
+impl<C: Types, M: Machine> RaftSnapshotBuilder<C> for StateMachine<M> {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<C>, StorageError<MemberId>> {
+        let (meta, file) = self.call(Applier::build_snapshot).await.map_err(write_error)?;
+        Ok(Snapshot { meta, snapshot: Box::new(file) })
+    }
+}
+
+impl<C: Types, M: Machine> RaftStateMachine<C> for StateMachine<M> {
+    type SnapshotBuilder = StateMachine<M>;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<MemberId>>, StoredMembership<MemberId, Member>), StorageError<MemberId>> {
+        let applied = self.view.applied();
+        Ok((applied.log_id(), applied.stored_membership()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Replies>, StorageError<MemberId>>
+    where
+        I: IntoIterator<Item = C::Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<openraft::Entry<C>> = entries.into_iter().collect();
+        let apply =
+            move |applier: &mut Applier<M>| entries.iter().map(|entry| applier.apply(entry)).collect();
+        self.call(apply).await.map_err(write_error)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> StateMachine<M> {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError<MemberId>> {
+        let file = self.call(|applier| Ok(applier.receiving())).await.map_err(write_error)?;
+        Ok(Box::new(file))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<MemberId, Member>,
+        snapshot: Box<SnapshotFile>,
+    ) -> Result<(), StorageError<MemberId>> {
+        let expected = meta.snapshot_id.clone();
+        self.call(move |applier| applier.install(&expected, &snapshot)).await.map_err(write_error)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<C>>, StorageError<MemberId>> {
+        let current = self.call(|applier| Ok(applier.current_snapshot())).await.map_err(read_error)?;
+        Ok(current.map(|(meta, file)| Snapshot { meta, snapshot: Box::new(file) }))
+    }
+}

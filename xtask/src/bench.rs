@@ -1,0 +1,35 @@
+//! Benches: each prints its figures beside a baseline of the same run on the same machine.
+
+use crate::clients;
+use crate::steps::Steps;
+use crate::workspace::{self, cargo, root, target};
+use clap::ValueEnum;
+use std::process::Command;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// `true` tasks per second and CPU per task on two slots, beside `xargs -P2`.
+    Dispatch,
+}
+
+/// Builds an optimised `lote` and runs the bench against it; `more` goes to the bench.
+pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
+    let build = || workspace::run(cargo().args(["build", "--release", "--quiet", "--package", "lote"]));
+    if !steps.run("optimised build of lote", build) {
+        return;
+    }
+    let script = match bench {
+        Bench::Dispatch => "dispatch.py",
+    };
+    steps.run(&format!("bench {script}"), || {
+        let python = clients::environment("py15")?;
+        let mut command = Command::new(python);
+        command
+            .arg(root().join("tests/bench").join(script))
+            .args(more)
+            .env("LOTE_BIN", target().join("release/lote"))
+            .env("PYTHONPATH", root().join("tests/clients"))
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        workspace::run(&mut command)
+    });
+}
