@@ -4,6 +4,9 @@
 use lote_simulations::{Counts, Report, Scenario, run};
 use std::process::Command;
 
+/// Something that has to have happened, and how often it did.
+type Mark = (&'static str, fn(&Counts) -> u64);
+
 fn check(seeds: impl Iterator<Item = u64>) {
     let scenario = Scenario::first_light();
     let reports: Vec<Report> = seeds.map(|seed| run(&scenario, seed)).collect();
@@ -13,7 +16,7 @@ fn check(seeds: impl Iterator<Item = u64>) {
         assert_eq!(report.tasks, 10_000);
     }
     // A run in which nothing goes wrong shows nothing: each of these happened somewhere.
-    let marks: [(&str, fn(&Counts) -> u64); 9] = [
+    let marks: [Mark; 9] = [
         ("host crashes", |counts| counts.host_crashes),
         ("coordinator crashes", |counts| counts.coordinator_crashes),
         ("hosts lost", |counts| counts.hosts_lost),
