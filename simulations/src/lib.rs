@@ -36,12 +36,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     simulation::Simulation::new(scenario, seed, None, 0).run(seed)
 }
 
-/// As [`run`], and keeps the last `lines` events in words.
-pub fn run_traced(scenario: &Scenario, seed: u64, lines: usize) -> Report {
-    simulation::Simulation::new(scenario, seed, None, lines).run(seed)
-}
-
-/// Runs with a planted bug, to see whether it is found.
-pub fn run_sabotaged(scenario: &Scenario, seed: u64, sabotage: Sabotage) -> Report {
-    simulation::Simulation::new(scenario, seed, Some(sabotage), 0).run(seed)
+/// As [`run`], with a planted bug and the last `lines` events in words.
+pub fn run_with(scenario: &Scenario, seed: u64, sabotage: Option<Sabotage>, lines: usize) -> Report {
+    simulation::Simulation::new(scenario, seed, sabotage, lines).run(seed)
 }

@@ -12,6 +12,8 @@ pub enum Sabotage {
     AcknowledgeBeforeDurable,
     /// A returning host's inventory is compared once, and what is given to it meanwhile goes to its old session.
     ReconcileTooEarly,
+    /// A host that says hello counts as silent until it is welcomed, so it may be taken for lost while it joins.
+    LoseWhoJoins,
     /// The keeper lets processes run after the deadline.
     IgnoreDeadline,
     /// After a crash the log behind the last flush is not replayed.
@@ -21,11 +23,12 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 7] = [
+    pub const ALL: [Sabotage; 8] = [
         Sabotage::ForgetHostLoss,
         Sabotage::SkipFence,
         Sabotage::AcknowledgeBeforeDurable,
         Sabotage::ReconcileTooEarly,
+        Sabotage::LoseWhoJoins,
         Sabotage::IgnoreDeadline,
         Sabotage::ForgetLog,
         Sabotage::ForgetReports,

@@ -49,6 +49,8 @@ pub enum Timer {
         node: NodeKey,
         attempts: Vec<AttemptRef>,
     },
+    /// A returning host is welcomed.
+    Open(SessionId),
     /// A session hears that it is over.
     End(SessionId),
     /// Something may be due.
@@ -227,6 +229,7 @@ impl Coordinator {
                 self.timer(world, TICK_MS, Timer::Tick);
             }
             Timer::Plan { pool, generation } => self.plan(world, pool, generation),
+            Timer::Open(session) => self.open(world, session),
             Timer::End(session) => self.end(world, session),
             Timer::Hand { node, attempts } => self.hand_over(world, node, &attempts),
             Timer::Due => {

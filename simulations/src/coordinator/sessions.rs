@@ -109,12 +109,15 @@ impl Coordinator {
         };
         connection.stage = Stage::Joining(hello);
         let known = leader.cluster.host_by_peer(&peer).map(|host| host.key);
-        if let Some(host) = known
-            && !world.is_sabotaged(Sabotage::ReconcileTooEarly)
-        {
-            // It is here, so it is not lost while its `HostJoined` is on the way.
-            leader.leases.renew(host, world.queue.now_ms(), world.queue.now_ms());
-            self.forget(world, host, true);
+        if let Some(host) = known {
+            if !world.is_sabotaged(Sabotage::LoseWhoJoins) {
+                // It is here, so it is not to be lost while its `HostJoined` is on the way: a `HostLost` behind that
+                // would give away what the host is about to be welcomed with.
+                leader.leases.renew(host, world.queue.now_ms(), world.queue.now_ms());
+            }
+            if !world.is_sabotaged(Sabotage::ReconcileTooEarly) {
+                self.forget(world, host, true);
+            }
         }
         self.propose(world, keys::CLUSTER, joined, Waiter::Joined(id));
     }
@@ -135,7 +138,11 @@ impl Coordinator {
             let account = self.account_of(node);
             self.propose(world, account, action, Waiter::Settled(id));
         }
-        if left == 0 {
+        if left == 0 && world.is_sabotaged(Sabotage::ReconcileTooEarly) {
+            // Time passes between the comparison and the moment the session is the current one.
+            let delay_ms = world.scenario.cluster.commit_ms.draw(&mut world.chance);
+            self.timer(world, delay_ms, Timer::Open(id));
+        } else if left == 0 {
             self.open(world, id);
         }
     }
@@ -150,7 +157,7 @@ impl Coordinator {
     }
 
     /// Welcomes a host: from here on this is its session.
-    fn open(&mut self, world: &mut World, id: SessionId) {
+    pub(super) fn open(&mut self, world: &mut World, id: SessionId) {
         let now_ms = world.now_ms();
         let Some(leader) = &mut self.leader else { return };
         let Some(connection) = leader.connections.get_mut(&id) else { return };

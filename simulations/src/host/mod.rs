@@ -261,15 +261,19 @@ impl Host {
         world.in_ms(outage_ms, Event::Host { host: self.number, timer });
     }
 
-    /// The connection breaks for no reason.
+    /// The connection breaks for no reason; the other side hears of it at once or only by the silence.
     pub fn disconnect(&mut self, world: &mut World) {
         if self.is_still() {
             return;
         }
-        if let Some(session) = self.worker.as_ref().and_then(Worker::connection) {
+        let Some(session) = self.worker.as_ref().and_then(Worker::connection) else { return };
+        if world.chance.coin() {
             world.close(session, Side::Host, true);
-            self.session_over(world, session);
+        } else if let Some((at_ms, notice)) = world.network.vanish(world.queue.now_ms(), session, Side::Host)
+        {
+            world.queue.at(at_ms, Event::Notice(notice));
         }
+        self.session_over(world, session);
     }
 
     pub fn dialled(&mut self, world: &mut World, worker: u64, session: Option<SessionId>) {

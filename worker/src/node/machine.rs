@@ -391,7 +391,11 @@ impl NodeMachine {
         if !self.starts_due.remove(&(running.started.ms + SHORT_TASK_MS, attempt)) {
             self.starts_due.retain(|(_, due)| *due != attempt);
         }
-        self.prefetch.observe(now.ms.saturating_sub(running.started.ms));
+        // How soon an attempt was killed or refused says nothing of how long tasks are; a host whose lease had run
+        // out would ask for hundreds.
+        if !matches!(outcome, AttemptOutcome::Killed { .. } | AttemptOutcome::Lost { .. }) {
+            self.prefetch.observe(now.ms.saturating_sub(running.started.ms));
+        }
         let mut effects = Vec::new();
         if running.clean {
             effects.push(Effect::RemoveDirectories(vec![running.place.clone()]));

@@ -1,0 +1,69 @@
+//! One coordinator and 50 nodes finish 10 000 tasks while hosts, workers, connections and the coordinator fail; and
+//! the same seed is the same run, here and in another process.
+
+use lote_simulations::{Counts, Report, Scenario, run};
+use std::process::Command;
+
+/// Something that has to have happened, and how often it did.
+type Mark = (&'static str, fn(&Counts) -> u64);
+
+fn check(seeds: impl Iterator<Item = u64>) {
+    let scenario = Scenario::first_light();
+    let reports: Vec<Report> = seeds.map(|seed| run(&scenario, seed)).collect();
+    for report in &reports {
+        println!("{report}");
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.tasks, 10_000);
+    }
+    // A run in which nothing goes wrong shows nothing: each of these happened somewhere.
+    let marks: [Mark; 9] = [
+        ("host crashes", |counts| counts.host_crashes),
+        ("coordinator crashes", |counts| counts.coordinator_crashes),
+        ("hosts lost", |counts| counts.hosts_lost),
+        ("kills at the deadline", |counts| counts.deadline_kills),
+        ("attempts adopted", |counts| counts.adopted),
+        ("entries replayed", |counts| counts.entries_replayed),
+        ("entries unheard of", |counts| counts.unheard_entries),
+        ("retries", |counts| counts.retries),
+        ("chunks sent again", |counts| counts.chunks_sent_again),
+    ];
+    for (name, count) in marks {
+        assert!(reports.iter().any(|report| count(&report.counts) > 0), "no {name} in any seed");
+    }
+}
+
+#[test]
+fn seeds_1_to_4_finish_10_000_tasks() {
+    check(1..=4);
+}
+
+#[test]
+fn seeds_5_to_8_finish_10_000_tasks() {
+    check(5..=8);
+}
+
+/// A smaller run with all the faults.
+fn small() -> Scenario {
+    let mut scenario = Scenario::first_light();
+    scenario.job.tasks = 1_500;
+    scenario
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_another_is_not() {
+    let (first, again, other) = (run(&small(), 11), run(&small(), 11), run(&small(), 12));
+    assert_eq!(first, again);
+    assert_ne!(first.hash, other.hash);
+    assert!(first.counts.faults > 0 && first.is_clean(), "{first}");
+}
+
+#[test]
+fn another_process_sees_the_same_run() {
+    let text = toml::to_string(&small()).expect("scenarios can be written");
+    let path = std::env::temp_dir().join(format!("lote-sim-{}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("a temporary file");
+    let output = Command::new(env!("CARGO_BIN_EXE_first-light")).arg(&path).args(["--seed", "11"]).output();
+    std::fs::remove_file(&path).expect("it was written");
+    let printed = String::from_utf8(output.expect("it runs").stdout).expect("text");
+    assert_eq!(printed.trim_end(), run(&small(), 11).to_string());
+}
