@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 const TOTALS_KEY: &[u8] = &[0];
 const ROW_PREFIX: u8 = 1;
@@ -24,6 +26,11 @@ const CRC_SIZE: usize = 4;
 /// Version, row count, checksum sum, and a CRC-32C of these.
 const TOTALS_SIZE: usize = 1 + 8 + 8 + CRC_SIZE;
 const TOTALS_VERSION: u8 = 1;
+
+/// How often, and how far apart, a folder whose lock is still held is tried again. sled's own background threads keep
+/// a folder that was just closed locked until their last work is done.
+const LOCK_TRIES: u32 = 150;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the rows must add up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,7 +95,7 @@ impl SledStore {
             .cache_capacity(cache_bytes)
             .flush_every_ms(None)
             .mode(::sled::Mode::HighThroughput);
-        let db = guard(|| config.open())?;
+        let db = guard(|| open_unlocked(&config))?;
         let store = SledStore { db, totals: Mutex::new(Totals::default()) };
         let found = store.walk()?;
         *store.totals.lock() = found;
@@ -201,6 +208,22 @@ impl Store for SledStore {
         guard(|| self.db.flush())?;
         Ok(())
     }
+}
+
+/// Opens the folder, waiting a while for whoever closed it last to let go of its lock.
+fn open_unlocked(config: &::sled::Config) -> Result<::sled::Db, ::sled::Error> {
+    for _ in 1..LOCK_TRIES {
+        match config.open() {
+            Err(::sled::Error::Io(error)) if is_locked(&error) => thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    config.open()
+}
+
+/// sled wraps the system's error into a text.
+fn is_locked(error: &std::io::Error) -> bool {
+    error.to_string().starts_with("could not acquire lock")
 }
 
 fn row_key(key: &[u8]) -> Vec<u8> {

@@ -139,6 +139,23 @@ fn sled_keeps_its_rows_over_a_reopen() {
     }
 }
 
+#[test]
+fn a_folder_closed_a_moment_ago_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let held = SledStore::open(&path, CACHE_BYTES).unwrap();
+    held.write(&[put("a", "1")]).unwrap();
+    held.flush().unwrap();
+    let (opening, opened) = std::sync::mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| opening.send(scan(&SledStore::open(&path, CACHE_BYTES).unwrap(), "", None)).unwrap());
+        // Nothing is opened while the folder is held.
+        assert!(opened.recv_timeout(std::time::Duration::from_millis(100)).is_err());
+        drop(held);
+        assert_eq!(opened.recv().unwrap(), "a=1");
+    });
+}
+
 /// Fills a folder and returns its files with content worth damaging.
 fn filled(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     let store = SledStore::open(path, CACHE_BYTES).unwrap();

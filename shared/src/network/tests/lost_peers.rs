@@ -62,6 +62,7 @@ async fn a_dead_peer_is_noticed_and_found_again() {
 
     assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Disconnected(peer));
     assert!(within("cut", stream.receive::<Message>()).await.is_err());
+    within("closed listener", refused(&address)).await;
     let error = within("refusal", worker.open(peer, Protocol::Session)).await.map(drop).unwrap_err();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("refused"), "the system's reason is lost: {error}");
@@ -75,14 +76,27 @@ async fn a_dead_peer_is_noticed_and_found_again() {
     assert_eq!(within("event", events.recv()).await.unwrap(), ConnectionEvent::Connected(peer));
 }
 
+/// The IPv4 address and the port of a TCP multiaddress.
+fn socket(address: &Multiaddr) -> (std::net::Ipv4Addr, u16) {
+    let mut parts = address.iter();
+    match (parts.next(), parts.next()) {
+        (Some(MultiaddrProtocol::Ip4(ip)), Some(MultiaddrProtocol::Tcp(port))) => (ip, port),
+        _ => panic!("{address}"),
+    }
+}
+
+/// A runtime that is shut down in the background closes its listener a little later; until then connections are
+/// taken and reset, not refused.
+async fn refused(address: &Multiaddr) {
+    while tokio::net::TcpStream::connect(socket(address)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Forwards connections to `target` until it is told to freeze: then both sides' sockets stay open and nothing moves
 /// any more, as after a power loss.
 async fn freezable_link(target: &Multiaddr) -> (Multiaddr, CancellationToken) {
-    let mut parts = target.iter();
-    let (Some(MultiaddrProtocol::Ip4(ip)), Some(MultiaddrProtocol::Tcp(port))) = (parts.next(), parts.next())
-    else {
-        panic!("{target}")
-    };
+    let target = socket(target);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port()).parse().unwrap();
     let freeze = CancellationToken::new();
@@ -90,7 +104,7 @@ async fn freezable_link(target: &Multiaddr) -> (Multiaddr, CancellationToken) {
     tokio::spawn(async move {
         while let Ok((mut inbound, _)) = listener.accept().await {
             let frozen = frozen.clone();
-            let mut outbound = tokio::net::TcpStream::connect((ip, port)).await.unwrap();
+            let mut outbound = tokio::net::TcpStream::connect(target).await.unwrap();
             tokio::spawn(async move {
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound) => {}
