@@ -10,6 +10,7 @@ pub mod api;
 pub mod clock;
 pub mod data;
 pub mod engine;
+pub mod leadership;
 pub mod node_files;
 pub mod pools;
 pub mod replication;

@@ -13,6 +13,7 @@ use super::state_machine::StateMachine;
 use super::types::{self, Member, MemberId, TypeConfig};
 use super::{Config, Error};
 use crate::engine::Request;
+use crate::leadership::{Leader, Leadership};
 use lote_shared::model::Timestamp;
 use openraft::{EntryPayload, Raft, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
@@ -86,6 +87,7 @@ pub struct Replica {
     raft: Raft<TypeConfig>,
     view: Arc<View>,
     log: Arc<Log>,
+    leadership: watch::Receiver<Leadership>,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
 }
@@ -126,6 +128,11 @@ impl Replica {
         let mut ended = self.ended.clone();
         let _ = ended.wait_for(|ended| *ended).await;
         self.status().stopped.unwrap_or_else(|| "the member has stopped".to_owned())
+    }
+
+    /// Follows who leads. It does not change while there is one member.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
     }
 
     pub fn status(&self) -> Status {
@@ -215,7 +222,11 @@ fn run<M: Machine>(
     runtime.block_on(async {
         match lead(config, member, &log, state_machine, clock, time).await {
             Ok((raft, driver)) => {
-                let replica = Replica { raft: raft.clone(), view, log: log.clone(), stop, ended };
+                let term = raft.metrics().borrow().current_term;
+                let leader = Leader { member, peer: String::new(), addresses: Vec::new() };
+                let leads = Leadership { term, leader: Some(leader), is_ours: true };
+                let (_publish, leadership) = watch::channel(leads);
+                let replica = Replica { raft: raft.clone(), view, log: log.clone(), leadership, stop, ended };
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 if started.send(Ok(replica)).is_ok() {
                     driver.run(queue, stopping).await;
