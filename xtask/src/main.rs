@@ -85,12 +85,11 @@ fn test(steps: &mut Steps, suite: Suite, more: &[String]) {
 
 /// Every crate but the simulator. House rules are tests of this crate, so they run here as well.
 fn unit(more: &[String]) -> Result<()> {
-    let crates = ["--workspace", "--exclude", "lote-simulations"];
-    workspace::run_tests(&crates, more)
+    workspace::run_tests(workspace::Crates::AllBut("lote-simulations"), more)
 }
 
 fn simulator(more: &[String]) -> Result<()> {
-    workspace::run_tests(&["--package", "lote-simulations"], more)
+    workspace::run_tests(workspace::Crates::Only("lote-simulations"), more)
 }
 
 /// nextest does not run them. Their output is shown only if one fails: a crate without any would end this run with

@@ -60,16 +60,33 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Whose tests are to run.
+#[derive(Debug, Clone, Copy)]
+pub enum Crates {
+    Only(&'static str),
+    AllBut(&'static str),
+}
+
 /// The tests of some crates, by nextest where it is installed; what passes is not listed.
-pub fn run_tests(crates: &[&str], more: &[String]) -> Result<()> {
+///
+/// nextest gets the whole workspace and a filter, because cargo builds other variants of the dependencies for each
+/// selection of crates.
+pub fn run_tests(crates: Crates, more: &[String]) -> Result<()> {
     let mut command = cargo();
     if has_cargo_command("nextest") {
         command.args(["nextest", "run", "--no-fail-fast", "--show-progress", "none", "--cargo-quiet"]);
-        command.args(["--status-level", "slow", "--final-status-level", "slow"]);
-        command.args(crates).args(more);
+        command.args(["--status-level", "slow", "--final-status-level", "slow", "--workspace"]);
+        command.arg("--filterset").arg(match crates {
+            Crates::Only(name) => format!("package({name})"),
+            Crates::AllBut(name) => format!("not package({name})"),
+        });
+        command.args(more);
     } else {
         command.args(["test", "--no-fail-fast", "--quiet", "--lib", "--bins", "--tests"]);
-        command.args(crates);
+        match crates {
+            Crates::Only(name) => command.args(["--package", name]),
+            Crates::AllBut(name) => command.args(["--workspace", "--exclude", name]),
+        };
         if !more.is_empty() {
             command.arg("--").args(more);
         }
