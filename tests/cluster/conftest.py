@@ -1,0 +1,80 @@
+"""Fixtures: a network for each test, removed afterwards; what this machine or this lote lacks is said loudly."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
+
+from rig import names, network as network_module  # noqa: E402
+from rig.network import Network  # noqa: E402
+from rig.process import log_tail  # noqa: E402
+
+_slow_left_out = pytest.StashKey[list]()
+_folders: list[Path] = []
+
+
+def pytest_configure(config):
+    lacking = network_module.lacking()
+    if lacking:
+        pytest.exit(f"the cluster tests cannot run here: {lacking}", returncode=NOT_HERE)
+
+
+#: The exit code that tells xtask that nothing was run because this machine cannot.
+NOT_HERE = 77
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("LOTE_SLOW") != "1":
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.stash[_slow_left_out] = [item.nodeid for item in slow]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name in config.stash.get(_slow_left_out, []):
+        terminalreporter.write_line(f"not run without LOTE_SLOW=1: {name}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the end of each log of the run."""
+    report = yield
+    if report.failed:
+        for folder in _folders:
+            for log in sorted(folder.glob("*.log")):
+                report.sections.append((log.name, log_tail(log)))
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def swept():
+    """What crashed runs have left is removed before, and nothing of this one is left after."""
+    names.sweep()
+    yield
+    left = names.sweep(lambda name: name.startswith(names.own_prefix()))
+    assert not left, f"these were left by the tests: {left}"
+
+
+@pytest.fixture
+def network():
+    """A bridge without hosts."""
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture
+def folder():
+    """A folder for data and logs with a short path: Unix sockets take 107 characters."""
+    folder = names.temporary_folder() / names.new_prefix()
+    folder.mkdir()
+    _folders.append(folder)
+    yield folder
+    _folders.remove(folder)
+    names.remove_folder(folder)
