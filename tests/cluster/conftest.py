@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
 from rig import names, network as network_module  # noqa: E402
 from rig.network import Network  # noqa: E402
 from rig.process import log_tail  # noqa: E402
+
+# Each refused connection would be a line, and the tests live on refused connections.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 _slow_left_out = pytest.StashKey[list]()
 _folders: list[Path] = []
@@ -63,13 +67,6 @@ def swept():
 
 
 @pytest.fixture
-def network():
-    """A bridge without hosts."""
-    with Network() as network:
-        yield network
-
-
-@pytest.fixture
 def folder():
     """A folder for data and logs with a short path: Unix sockets take 107 characters."""
     folder = names.temporary_folder() / names.new_prefix()
@@ -78,3 +75,10 @@ def folder():
     yield folder
     _folders.remove(folder)
     names.remove_folder(folder)
+
+
+@pytest.fixture
+def network(folder):
+    """A bridge without hosts. What runs on its hosts is ended before the folder goes."""
+    with Network() as network:
+        yield network
