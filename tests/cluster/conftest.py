@@ -12,7 +12,8 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
 
-from rig import names, network as network_module  # noqa: E402
+from rig import cli, names, network as network_module  # noqa: E402
+from rig.cluster import LoteCluster  # noqa: E402
 from rig.network import Network  # noqa: E402
 from rig.process import log_tail  # noqa: E402
 
@@ -23,17 +24,32 @@ _slow_left_out = pytest.StashKey[list]()
 _folders: list[Path] = []
 
 
-def pytest_configure(config):
-    lacking = network_module.lacking()
-    if lacking:
-        pytest.exit(f"the cluster tests cannot run here: {lacking}", returncode=NOT_HERE)
-
-
 #: The exit code that tells xtask that nothing was run because this machine cannot.
 NOT_HERE = 77
 
 
+def note(text: str) -> None:
+    """Something that must not be overlooked: xtask shows it in its summary."""
+    path = os.environ.get("LOTE_NOTES")
+    if path:
+        with open(path, "a") as notes:
+            notes.write(f"{text}\n")
+
+
+def pytest_configure(config):
+    lacking = network_module.lacking()
+    if lacking:
+        note(f"the cluster tests were NOT RUN: {lacking}")
+        pytest.exit(f"the cluster tests cannot run here: {lacking}", returncode=NOT_HERE)
+
+
 def pytest_collection_modifyitems(config, items):
+    waiting = [item for item in items if item.get_closest_marker("cluster")]
+    if waiting and not cli.has_clusters():
+        reason = "this lote has no `lote init`: it cannot be more than one machine"
+        note(f"{len(waiting)} cluster tests were skipped: {reason}")
+        for item in waiting:
+            item.add_marker(pytest.mark.skip(reason=reason))
     if os.environ.get("LOTE_SLOW") != "1":
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.stash[_slow_left_out] = [item.nodeid for item in slow]
@@ -82,3 +98,15 @@ def network(folder):
     """A bridge without hosts. What runs on its hosts is ended before the folder goes."""
     with Network() as network:
         yield network
+
+
+@pytest.fixture
+def lote_cluster(network, folder):
+    """`lote_cluster(coordinators=3, workers=4, …)` makes a cluster and starts it."""
+
+    def make(**arguments) -> LoteCluster:
+        cluster = LoteCluster(network, folder, **arguments)
+        cluster.start()
+        return cluster
+
+    return make

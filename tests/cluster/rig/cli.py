@@ -90,6 +90,22 @@ def term(status: dict) -> int:
     return int(status["replica"]["term"])
 
 
+def voters(status: dict) -> set[str]:
+    """The names of the coordinators that vote."""
+    members = [member for member in status["members"] if member["role"] == "coordinator"]
+    return {member["name"] for member in members if member.get("voter")}
+
+
+def hosts(status: dict) -> set[str]:
+    """The names of the joined hosts."""
+    return {host["name"] for host in status["hosts"]}
+
+
+def remove(host: Host, data_dir: Path, name: str) -> None:
+    """Takes a member out of the cluster."""
+    _ask(host, [str(binary()), "host", "remove", "--data-dir", str(data_dir), name])
+
+
 def _ask(host: Host, command: list[str], timeout: float = 30.0) -> str:
     with host.entered():
         done = subprocess.run(

@@ -42,12 +42,13 @@ def connect(endpoints: Endpoints, retries: int = 1) -> sdk_module.Sdk:
 class Client:
     """One client; not to be shared between threads. It works on the host that its thread is on."""
 
-    def __init__(self, name: str, endpoints: list[Endpoints], history: History, first: int = 0):
+    def __init__(self, name: str, endpoints: list[Endpoints], history: History, first: int = 0, retries: int = 1):
         self.name = name
         self.history = history
         self._urls = [each.batch_url for each in endpoints]
-        self._sdks = [connect(each) for each in endpoints]
+        self._sdks = [connect(each, retries) for each in endpoints]
         self._at = first % len(endpoints)
+        self._seen: dict[str, Seen] = {}
 
     @property
     def sdk(self) -> sdk_module.Sdk:
@@ -68,20 +69,42 @@ class Client:
 
         return self._call("add", [task.id for task in tasks], call)
 
+    def add_one(self, job: str, task) -> Call:
+        """Adds one task by a call of its own, which the SDK does not repeat for as long as the service is busy."""
+
+        def call(sdk):
+            try:
+                sdk.create_task(job, task)
+            except sdk.errors as error:
+                # Of a call that is repeated, this is the answer if the one before got through.
+                if sdk.refusal(error).code != "TaskExists":
+                    raise
+            return [task.id], {}
+
+        return self._call("add", [task.id], call)
+
     def delete(self, job: str, id: str) -> Call:
         return self._call("delete", [id], lambda sdk: (sdk.delete_task(job, id), ([id], {}))[1])
 
     def get(self, job: str, id: str) -> Call:
         def call(sdk):
-            return [id], {id: _seen(sdk.get_task(job, id))}
+            return [id], {id: self._look(sdk.get_task(job, id))}
 
         return self._call("get", [id], call)
 
     def list(self, job: str) -> Call:
         def call(sdk):
-            return [], {task.id: _seen(task) for task in sdk.list_tasks(job, select=["id", "state", "executionInfo"])}
+            tasks = sdk.list_tasks(job, select=["id", "state", "executionInfo"])
+            return [], {task.id: self._look(task) for task in tasks}
 
         return self._call("list", [], call)
+
+    def _look(self, task) -> Seen:
+        """What is seen of a task; the same object as long as nothing changes, for histories are long."""
+        seen = _seen(task)
+        if self._seen.get(task.id) != seen:
+            self._seen[task.id] = seen
+        return self._seen[task.id]
 
     def insist(self, what, timeout: float) -> Call:
         """Repeats `what()`, one of the calls above, until it is acknowledged or refused."""
@@ -112,7 +135,7 @@ class Client:
 def _seen(task) -> Seen:
     info = task.execution_info
     ended = getattr(info, "end_time", None)
-    return Seen(sdk_module.text(task.state), ended and ended.isoformat())
+    return Seen(sdk_module.text(task.state), ended and ended.isoformat(), getattr(info, "exit_code", None))
 
 
 def _outcome(sdk, error: Exception) -> tuple[str, str]:

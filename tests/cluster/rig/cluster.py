@@ -183,9 +183,14 @@ class LoteCluster(OneMachine):
     def add_worker(self) -> Worker:
         """Joins a further worker; whether it has nodes is for the pool to say."""
         token = self.token("worker")
+        member = self.new_worker()
+        member.start(token)
+        return member
+
+    def new_worker(self) -> Worker:
+        """A further host with nothing on it yet."""
         host = self.network.add(f"w{len(self.workers) + 1}")
         member = self.workers[host.name] = Worker(host, self.folder, self.cores)
-        member.start(token)
         return member
 
     def _new_coordinator(self) -> Coordinator:
@@ -195,8 +200,25 @@ class LoteCluster(OneMachine):
 
     def token(self, role: str, uses: int = 1, expires: str = "1h") -> str:
         """Of any coordinator that answers."""
-        asked = next(c for c in self.coordinators.values() if c.process and c.process.is_running())
+        asked = self._running()[0]
         return cli.token(asked.host, asked.data_dir, role, uses, expires)
+
+    def remove_coordinator(self, name: str) -> None:
+        """Takes a coordinator out of the cluster, then ends it."""
+        member = self.coordinators.pop(name)
+        asked = self._running()[0]
+        cli.remove(asked.host, asked.data_dir, name)
+        if member.process.is_running():
+            member.process.stop()
+
+    def voters(self) -> set[str]:
+        """The names of the coordinators that vote."""
+        asked = self._running()[0]
+        status = asked.status()
+        return cli.voters(status) if status else set()
+
+    def _running(self) -> list[Coordinator]:
+        return [c for c in self.coordinators.values() if c.process and c.process.is_running()]
 
     # -- who leads ------------------------------------------------------------------------------------------------
 
@@ -205,8 +227,7 @@ class LoteCluster(OneMachine):
         return wait_for("a leader", self._leader, timeout, interval=0.2)
 
     def _leader(self) -> Coordinator | None:
-        running = [c for c in self.coordinators.values() if c.process and c.process.is_running()]
-        told = [(status, c) for c in running if (status := c.status())]
+        told = [(status, c) for c in self._running() if (status := c.status())]
         leading = [(cli.term(status), c) for status, c in told if cli.is_leader(status)]
         return max(leading, key=lambda pair: pair[0])[1] if leading else None
 

@@ -14,17 +14,16 @@ import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rig import clock
-
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Seen:
     """What a read showed of a task."""
 
     state: str
     end_time: str | None = None
+    exit_code: int | None = None
 
 
 @dataclass
@@ -63,9 +62,19 @@ class History:
         wanted = [call for call in calls if operation in (None, call.operation) and outcome in (None, call.outcome)]
         return sorted(wanted, key=lambda call: call.end)
 
+    def latest(self, operation: str, outcome: str) -> Call | None:
+        """The last one that was recorded."""
+        with self._lock:
+            calls = reversed(self._calls)
+            return next((call for call in calls if (call.operation, call.outcome) == (operation, outcome)), None)
+
     def acknowledged(self) -> set[str]:
         """The tasks whose addition was acknowledged."""
         return {id for call in self.calls("add", OK) for id in call.ids}
+
+    def uncertain(self) -> set[str]:
+        """The tasks that may be there, but need not."""
+        return {id for call in self.calls("add", UNKNOWN) for id in call.ids} - self.acknowledged()
 
     def write(self, path: Path) -> None:
         """One JSON object a line, to look at after a failure."""
@@ -77,7 +86,3 @@ class History:
         longest = max((call.end - call.start for call in calls if call.outcome == OK), default=0.0)
         said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         return f"{len(calls)} calls: {said}; the longest that succeeded took {longest:.2f} s"
-
-
-def begin() -> float:
-    return clock.now()

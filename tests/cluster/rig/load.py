@@ -17,6 +17,8 @@ from rig.tasklog import TaskFolder
 
 #: Seconds that a call may stay without an acknowledgement before the load gives up.
 PATIENCE = 90.0
+#: One read of so many lists everything; the others ask for one task.
+LIST_EVERY = 10
 
 
 class Load:
@@ -108,9 +110,9 @@ class Load:
             if self._reading_ends.is_set():
                 return
             client.use(turn)
-            latest = self.history.calls("add", OK)
-            if latest and turn % 5:
-                client.get(self.job, dice.choice(latest[-1].ids))
+            latest = self.history.latest("add", OK)
+            if latest and turn % LIST_EVERY:
+                client.get(self.job, dice.choice(latest.ids))
             else:
                 client.list(self.job)
             self._reading_ends.wait(self.pause)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from jobs import ready_nodes
 from lote_cluster import wait_for
 from rig.client import Client
 from rig.cluster import OneMachine
-from rig.history import OK, History
+from rig.history import OK, History, Seen
 from rig.load import PATIENCE, Load
 from rig.tasklog import TaskFolder, TaskLog
 
@@ -36,7 +38,6 @@ class Trial:
         self.losses: list[Loss] = []
         self.freezes: list[Freeze] = []
         self.load: Load | None = None
-        self._folder = folder
         with cluster.client.entered():
             self.client = Client("trial", cluster.endpoints(), self.history)
             sdk = self.client.sdk
@@ -66,39 +67,46 @@ class Trial:
 
     # -- the verdict ----------------------------------------------------------------------------------------------
 
-    def completed(self) -> dict[str, int | None]:
-        """The exit codes of the completed tasks, asked of whoever answers."""
+    def listing(self) -> dict[str, Seen]:
+        """Every task of the job, asked of whoever answers."""
         with self.cluster.client.entered():
-            client = Client("verdict", self.cluster.endpoints(), History())
-            tasks = client.sdk.list_tasks(JOB, select=["id", "state", "executionInfo"])
-        return {task.id: task.execution_info.exit_code for task in tasks if task.state == "completed"}
+            client = Client("verdict", self.cluster.endpoints(), self.history)
+            return client.insist(lambda: client.list(JOB), PATIENCE).seen
 
     def verdict(self, timeout: float = 120.0) -> str:
         """Ends the load, waits for the job to complete, and checks everything; gives a line of figures."""
-        expected = self.load.stop() if self.load else self.history.acknowledged()
-        seen: dict[str, int | None] = {}
-
-        def done():
-            nonlocal seen
-            seen = self.completed()
-            return set(seen) >= expected
-
+        if self.load:
+            self.load.stop()
+        expected = self.history.acknowledged()
         deadline = time.monotonic() + timeout
         # A job that does not complete is a violation with the names of its tasks, not a time-out.
-        while not done() and time.monotonic() < deadline:
+        while True:
+            found = self.listing()
+            completed = {id: seen.exit_code for id, seen in found.items() if seen.state == "completed"}
+            if set(completed) >= expected or time.monotonic() > deadline:
+                break
             time.sleep(0.5)
-        with self.cluster.client.entered():
-            final = self.client.insist(lambda: self.client.list(JOB), PATIENCE)
-        self.history.write(self._folder / "history.jsonl")
+        certain = {id: code for id, code in completed.items() if id not in self.history.uncertain()}
         log = self.log()
-        assert_none(
-            no_acknowledged_write_lost.check(self.history, set(final.seen)),
-            completed_tasks_stay_completed.check(self.history),
-            one_live_attempt_per_task.check(log, self.freezes),
-            no_rerun_because_of_a_coordinator.check(log, self.losses),
-            job_completes.check(expected, seen, log),
-        )
+        try:
+            assert_none(
+                no_acknowledged_write_lost.check(self.history, set(found)),
+                completed_tasks_stay_completed.check(self.history),
+                one_live_attempt_per_task.check(log, self.freezes),
+                no_rerun_because_of_a_coordinator.check(log, self.losses),
+                job_completes.check(expected, certain, log),
+            )
+        except AssertionError:
+            self._keep()
+            raise
         again = sum(len(attempts) - 1 for attempts in log.repeated().values())
         figures = f"{len(expected)} tasks, {again} attempts repeated for lost hosts; {self.history.summary()}"
         print(figures)
         return figures
+
+    def _keep(self) -> None:
+        """Both histories, where they outlive the run."""
+        kept = Path(tempfile.mkdtemp(prefix="lote-histories-"))
+        self.history.write(kept / "history.jsonl")
+        shutil.copy(self.tasks.path, kept / "tasks.log")
+        print(f"the histories are in {kept}; losses {self.losses}; freezes {self.freezes}")
