@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "clients")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "bench")]
 
 from rig import cli, names, network as network_module  # noqa: E402
 from rig.cluster import LoteCluster  # noqa: E402
@@ -55,6 +55,19 @@ def pytest_collection_modifyitems(config, items):
         config.stash[_slow_left_out] = [item.nodeid for item in slow]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
+
+
+def _skipped_if_not_built(item):
+    """What this lote says it cannot do is no failure, but has to be seen."""
+    try:
+        return (yield)
+    except cli.NotBuilt as refusal:
+        note(f"{item.name} was skipped: {refusal}")
+        pytest.skip(str(refusal))
+
+
+pytest_runtest_setup = pytest.hookimpl(wrapper=True)(_skipped_if_not_built)
+pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skipped_if_not_built)
 
 
 def pytest_terminal_summary(terminalreporter, config):

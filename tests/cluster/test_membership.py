@@ -18,7 +18,7 @@ def test_from_one_coordinator_to_three_and_back(lote_cluster, folder):
     """No client's call fails on the way, retries allowed, and no task is run again."""
     cluster = lote_cluster(coordinators=1, workers=2, lease=10)
     trial = Trial(cluster, folder, nodes=2)
-    trial.start_load(limit=100_000)
+    trial.start_load(limit=100_000, chunk=4, pause=0.5)
     trial.wait_for_starts(5)
     for _ in range(2):
         cluster.add_coordinator()

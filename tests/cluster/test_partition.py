@@ -77,12 +77,12 @@ def test_followers_that_are_cut_off_answer_that_they_are_busy(lote_cluster, fold
 def test_a_frozen_leader_is_replaced_and_comes_back_as_a_follower(lote_cluster, folder):
     cluster = lote_cluster(coordinators=3, workers=2, lease=10)
     trial = Trial(cluster, folder, nodes=2)
-    trial.start_load(limit=100_000)
+    trial.start_load(limit=100_000, chunk=4, pause=0.5)
     trial.wait_for_starts(5)
     old = cluster.leader()
     old.freeze()
     before = len(trial.history.acknowledged())
-    wait_for("further writes", lambda: len(trial.history.acknowledged()) > before + 50, 90)
+    wait_for("further writes", lambda: len(trial.history.acknowledged()) > before + 30, 90)
     new = cluster.leader()
     assert new is not old
     old.thaw()

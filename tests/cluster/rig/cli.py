@@ -14,13 +14,24 @@ from rig.network import Host
 
 BATCH, BLOB, P2P, JOIN = 11000, 11001, 11010, 11012
 
-ENVIRONMENT = {"LOTE_LOG": os.environ.get("LOTE_LOG", "info"), "RUST_BACKTRACE": "1"}
+_LOG = "warn,lote=info,lote_coordinator=info,lote_worker=info,lote_shared=info"
+ENVIRONMENT = {"LOTE_LOG": os.environ.get("LOTE_LOG", _LOG), "RUST_BACKTRACE": "1", "NO_COLOR": "1"}
 
 
 @functools.cache
 def has_clusters() -> bool:
     """Whether this `lote` can be more than one machine."""
     return subprocess.run([binary(), "init", "--help"], capture_output=True).returncode == 0
+
+
+class NotBuilt(Exception):
+    """This build of lote says of itself that it cannot do what was asked."""
+
+
+def refusal_of(log: str) -> NotBuilt | None:
+    """What a process that ended said it cannot do yet."""
+    said = [line for line in log.splitlines() if "is not built yet" in line]
+    return NotBuilt(said[-1].strip()) if said else None
 
 
 # -- what runs --------------------------------------------------------------------------------------------------------
@@ -42,7 +53,9 @@ def coordinator(data_dir: Path, host: Host, token: str | None = None) -> list[st
         f"--advertise={host.address}",
         "--insecure-http",
     ]
-    return _lote("coordinator", data_dir, *binds, *_join(token))
+    # Who was there before has its name already.
+    named = [f"--name={host.name}"] if token else []
+    return _lote("coordinator", data_dir, *binds, *named, *_join(token))
 
 
 def worker(data_dir: Path, host: Host, cores: int, token: str | None = None) -> list[str]:

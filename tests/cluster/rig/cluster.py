@@ -40,6 +40,8 @@ class Member:
     def is_ready(self) -> bool:
         """Whether it serves; fails if it ended instead."""
         code = self.process.exit_code()
+        if code is not None and (refusal := cli.refusal_of(self.process.log_tail())):
+            raise refusal
         assert code is None, f"{self} ended with {code} instead of serving\n{self.process.log_tail()}"
         return True
 
@@ -112,9 +114,7 @@ class Worker(Member):
 
     def kill_keeper(self) -> None:
         """`kill -9` of the process that owns the tasks."""
-        keepers = cli.keepers(self.host)
-        assert keepers, f"no keeper runs on {self.host}"
-        for pid in keepers:
+        for pid in wait_for(f"a keeper on {self.host}", lambda: cli.keepers(self.host), 30):
             send_signal(pid, signal.SIGKILL)
 
 
