@@ -127,6 +127,9 @@ def test_one_live_attempt_per_task(lines, freezes, violations):
         (["start A w1 1.00", "start B w2 3.00"], [Loss("w2", 2)], 1),
         (["start A w1 1.00", "start B w2 3.00"], [Loss("w1", 0.5)], 1),
         (["start A w1 1.00", "start B w2 3.00"], [Loss("w1", 3.5)], 1),
+        # It had ended: just now, and its report may have been on its way; long ago.
+        (["start A w1 1.00", "end A w1 2.00", "start B w2 9.00"], [Loss("w1", 3)], 0),
+        (["start A w1 1.00", "end A w1 2.00", "start B w2 9.00"], [Loss("w1", 8)], 1),
         # One loss excuses one repetition.
         (["start A w1 1.00", "start B w2 3.00", "start C w1 4.00"], [Loss("w1", 2)], 1),
     ],

@@ -103,6 +103,11 @@ def term(status: dict) -> int:
     return int(status["replica"]["term"])
 
 
+def applied(status: dict) -> int:
+    """How far in the log the coordinator that was asked has applied."""
+    return int(status["replica"]["appliedIndex"] or 0)
+
+
 def voters(status: dict) -> set[str]:
     """The names of the coordinators that vote."""
     members = [member for member in status["members"] if member["role"] == "coordinator"]
