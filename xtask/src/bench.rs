@@ -3,6 +3,7 @@
 use crate::clients;
 use crate::steps::Steps;
 use crate::workspace::{self, cargo, root, target};
+use anyhow::Context;
 use clap::ValueEnum;
 use std::process::Command;
 
@@ -10,6 +11,8 @@ use std::process::Command;
 pub enum Bench {
     /// `true` tasks per second and CPU per task on two slots, beside `xargs -P2`.
     Dispatch,
+    /// Leader killed → next accepted write and next task start, on hosts made of network namespaces; needs root.
+    Failover,
 }
 
 /// Builds an optimised `lote` and runs the bench against it; `more` goes to the bench.
@@ -20,15 +23,18 @@ pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
     }
     let script = match bench {
         Bench::Dispatch => "dispatch.py",
+        Bench::Failover => "failover.py",
     };
     steps.run(&format!("bench {script}"), || {
         let python = clients::environment("py15")?;
+        let modules = [root().join("tests/clients"), root().join("tests/cluster")];
+        let modules = std::env::join_paths(modules).context("the path of the workspace has a colon")?;
         let mut command = Command::new(python);
         command
             .arg(root().join("tests/bench").join(script))
             .args(more)
             .env("LOTE_BIN", target().join("release/lote"))
-            .env("PYTHONPATH", root().join("tests/clients"))
+            .env("PYTHONPATH", modules)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         workspace::run(&mut command)
     });

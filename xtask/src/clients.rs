@@ -13,7 +13,7 @@ use std::process::Command;
 const GENERATIONS: [&str; 2] = ["py14", "py15"];
 
 /// pytest's exit code when it ran nothing; a failure unless somebody asked for a few tests only.
-const NO_TESTS: i32 = 5;
+pub const NO_TESTS: i32 = 5;
 
 /// Builds `lote` and runs the tests once with each generation; `more` goes to pytest.
 pub fn run(steps: &mut Steps, more: &[String]) {

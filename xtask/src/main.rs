@@ -5,6 +5,7 @@
 
 mod bench;
 mod clients;
+mod cluster;
 mod steps;
 mod tidy;
 mod workspace;
@@ -53,7 +54,9 @@ enum Suite {
     Sim,
     /// End-to-end, with the real Python packages.
     Clients,
-    /// All of them.
+    /// Several hosts as network namespaces, and what goes wrong between them; needs root.
+    Cluster,
+    /// All of them, the long ones in a short form.
     All,
 }
 
@@ -80,6 +83,9 @@ fn test(steps: &mut Steps, suite: Suite, more: &[String]) {
     }
     if wanted(Suite::Clients) {
         clients::run(steps, more);
+    }
+    if wanted(Suite::Cluster) {
+        cluster::run(steps, more);
     }
 }
 

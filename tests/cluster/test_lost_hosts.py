@@ -1,0 +1,107 @@
+"""Hosts that are gone, silent or stopped: their tasks run elsewhere in time, and never twice at once."""
+
+import pytest
+
+from lote_cluster import wait_for
+from rig import clock
+from invariants.no_rerun_because_of_a_coordinator import Loss
+from invariants.one_live_attempt_per_task import Freeze
+from rig.trial import Trial
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+LEASE = 2.0
+#: What the specification allows between the loss and the next start, and what a loaded machine of two cores is given.
+ALLOWED = LEASE * 1.1 + 1.0
+GENEROUS = ALLOWED * 4 + 10.0
+
+
+@pytest.fixture
+def trial(lote_cluster, folder):
+    """One long task on each of two hosts, and a third host that is free to take them over."""
+    cluster = lote_cluster(coordinators=1, workers=3, lease=LEASE)
+    trial = Trial(cluster, folder, nodes=3, slots=1)
+    trial.add(["long-1", "long-2"], seconds=20)
+    trial.wait_for_starts(2)
+    return trial
+
+
+def victim(trial):
+    """The worker that runs one of the tasks."""
+    (attempt,) = trial.log().attempts["long-1"]
+    return trial.cluster.workers[attempt.host]
+
+
+def started_again(trial, at: float, how: str) -> None:
+    """Waits for the second start of the task that was lost, and tells how long it took."""
+    log = wait_for("the next attempt", lambda: (log := trial.log()).repeated() and log, GENEROUS, interval=0.02)
+    (attempts,) = log.repeated().values()
+    took = attempts[1].start - at
+    print(f"host {how}: its task runs elsewhere after {took:.2f} s (the specification allows {ALLOWED:.2f} s)")
+    assert attempts[1].host != attempts[0].host
+    assert took < GENEROUS
+
+
+def test_a_host_that_is_gone(trial):
+    worker, at = victim(trial), clock.now()
+    worker.crash()
+    trial.losses.append(Loss(worker.host.name, at))
+    started_again(trial, at, "gone")
+    trial.verdict()
+
+
+def test_a_host_that_stands_still(trial):
+    """It comes back after its task was given away: the keeper ends the old attempt at once."""
+    worker, at = victim(trial), clock.now()
+    worker.freeze_all()
+    trial.losses.append(Loss(worker.host.name, at))
+    started_again(trial, at, "frozen")
+    trial.freezes.append(Freeze(worker.host.name, at, clock.now()))
+    worker.thaw_all()
+    trial.verdict()
+
+
+def test_a_host_that_is_cut_off(trial):
+    """Its own clock goes on: the keeper ends the attempt before another one may start."""
+    worker, at = victim(trial), clock.now()
+    trial.cluster.network.cut(worker.host)
+    trial.losses.append(Loss(worker.host.name, at))
+    started_again(trial, at, "cut off")
+    trial.cluster.network.heal()
+    trial.verdict()
+
+
+def test_a_host_that_can_send_but_not_hear(trial):
+    """One way is not enough for a lease."""
+    worker, at = victim(trial), clock.now()
+    for coordinator in trial.cluster.coordinators.values():
+        trial.cluster.network.cut_one_way(coordinator.host, worker.host)
+    trial.losses.append(Loss(worker.host.name, at))
+    started_again(trial, at, "deaf")
+    trial.cluster.network.heal()
+    trial.verdict()
+
+
+def test_a_worker_that_is_frozen_without_its_keeper(trial):
+    """The keeper goes on and holds the deadline: no two live attempts, whoever stands still."""
+    worker, at = victim(trial), clock.now()
+    worker.freeze()
+    trial.losses.append(Loss(worker.host.name, at))
+    started_again(trial, at, "without its worker process")
+    worker.thaw()
+    trial.verdict()
+
+
+def test_a_worker_that_is_back_within_the_lease(lote_cluster, folder):
+    """Nothing is ended and nothing is run again: it finds its tasks through the keeper."""
+    # A long lease, so that a loaded machine has time to start a process.
+    cluster = lote_cluster(coordinators=1, workers=2, lease=30)
+    trial = Trial(cluster, folder, nodes=2)
+    trial.add([f"t{n}" for n in range(4)], seconds=8)
+    trial.wait_for_starts(4)
+    for worker in cluster.workers.values():
+        worker.kill()
+    for worker in cluster.workers.values():
+        worker.start()
+    trial.verdict()
+    assert trial.log().repeated() == {}
