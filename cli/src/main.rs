@@ -3,6 +3,7 @@
 mod client;
 mod demo;
 mod folder;
+mod inspect;
 mod output;
 mod settings;
 mod status;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Show the state of a running cluster.
     Status(status::Arguments),
+    /// Why a task waits, what became of its attempts; how a pool's group and nodes are doing.
+    Inspect(inspect::Arguments),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// The process that owns task processes; started by workers.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Up(up) => up::main(up),
         Command::Demo(demo) => demo::main(demo),
         Command::Status(status) => status::main(status),
+        Command::Inspect(inspect) => inspect::main(inspect),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "lote", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
+use crate::api::ops::inspect;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
 use crate::clock;
@@ -131,6 +132,7 @@ impl Coordinator {
                 // The pages come first: the Batch interface takes every other path.
                 crate::api::ops::service(cfg, ops.clone());
                 status::service(cfg, watch.clone());
+                inspect::service(cfg);
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,

@@ -417,7 +417,9 @@ fn what_others_could_start_is_asked_back() {
         assert_eq!(asked_back(&case, |_| ()), expected, "{name}");
     }
     // A lone task that waits for room it will never find hinders nobody.
-    let stuck = |rig: &mut Rig| drop(rig.w.task_with("j", wide("huge", 200)));
+    let stuck = |rig: &mut Rig| {
+        rig.w.task_with("j", wide("huge", 200));
+    };
     assert_eq!(asked_back(&LOPSIDED, stuck), [9, 8, 7, 6], "a task too wide for any node waits");
     // Those that were told to end are not asked back as well.
     let ended = |rig: &mut Rig| drop(rig.w.disable("j", DisableTasks::Wait).unwrap());
