@@ -93,7 +93,8 @@ fn of_task(task: &Value) -> String {
         "no attempt has started",
     ));
     let shown = task["attempts"].as_array().map_or(0, Vec::len) as u64;
-    if let Some(more) = task["attemptsGiven"].as_u64().and_then(|given| given.checked_sub(shown)).filter(|more| *more > 0)
+    if let Some(more) =
+        task["attemptsGiven"].as_u64().and_then(|given| given.checked_sub(shown)).filter(|more| *more > 0)
     {
         lines.push(format!("{more} more: given back unstarted, or too long ago to be kept"));
     }

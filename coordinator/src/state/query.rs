@@ -10,8 +10,8 @@ use super::records::{
     AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold, PoolId,
-    PoolKey, PoolState, TaskId, TaskKey, Timestamp,
+    AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold,
+    PoolId, PoolKey, PoolState, TaskId, TaskKey, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -105,7 +105,10 @@ impl fmt::Display for WaitReason {
                 write!(f, "none of the {nodes} nodes of its pool takes tasks")
             }
             WaitReason::NoReadyNode { nodes, resizing_to: Some(target) } => {
-                write!(f, "none of the {nodes} nodes of its pool takes tasks; it is being resized to {target}")
+                write!(
+                    f,
+                    "none of the {nodes} nodes of its pool takes tasks; it is being resized to {target}"
+                )
             }
             WaitReason::PoolDeleting => f.write_str("its pool is being deleted"),
             WaitReason::TooLarge { needs, largest } => {

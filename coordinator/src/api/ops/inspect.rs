@@ -58,7 +58,9 @@ async fn task(
         let row = match watch.engine.cold(&keys::past_attempt(account, key, Attempt(number))) {
             Ok(row) => row,
             Err(error) => {
-                return HttpResponse::InternalServerError().content_type("text/plain").body(format!("{error}\n"));
+                return HttpResponse::InternalServerError()
+                    .content_type("text/plain")
+                    .body(format!("{error}\n"));
             }
         };
         let past = row.and_then(|row| codec::decode::<PastAttempt>(ROW_VERSION, &row, PAST_BYTES_MAX).ok());

@@ -410,7 +410,11 @@ fn what_others_could_start_is_asked_back() {
         ("it holds what it runs", Lopsided { held: 2, ..LOPSIDED }, vec![]),
         ("given a moment ago", Lopsided { waited_ms: 999, ..LOPSIDED }, vec![]),
         ("wide ones, one for each", Lopsided { needs: 2, held: 5, ..LOPSIDED }, vec![4, 3]),
-        ("too wide for what is left", Lopsided { slots: 3, needs: 2, others_ask: 3, held: 4, ..LOPSIDED }, vec![3, 2]),
+        (
+            "too wide for what is left",
+            Lopsided { slots: 3, needs: 2, others_ask: 3, held: 4, ..LOPSIDED },
+            vec![3, 2],
+        ),
         ("not even one fits", Lopsided { slots: 2, needs: 2, others_ask: 1, ..LOPSIDED }, vec![]),
     ];
     for (name, case, expected) in cases {

@@ -3,8 +3,8 @@
 use crate::state::command::{Action, TaskAdd};
 use crate::state::testing::*;
 use crate::state::{
-    Ending, Event, INTERNAL_FAULTS_MAX, PastAttempt, PastOutcome, ROW_VERSION, RefusalCode, TaskPlace, held_slots_max,
-    keys,
+    Ending, Event, INTERNAL_FAULTS_MAX, PastAttempt, PastOutcome, ROW_VERSION, RefusalCode, TaskPlace,
+    held_slots_max, keys,
 };
 use lote_shared::model::*;
 use lote_shared::protocol::codec;
