@@ -12,6 +12,7 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 use sha2::Sha256;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 const API_VERSION: &str = "2024-02-01.19.0";
@@ -65,6 +66,17 @@ impl Client {
 
     pub async fn get_bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         Ok(self.batch(Method::GET, path, None).await?.bytes().await?.to_vec())
+    }
+
+    /// Writes the answer to a file, which is on stable storage when this returns.
+    pub async fn get_to_file(&self, path: &str, file: &Path) -> anyhow::Result<()> {
+        let mut response = self.batch(Method::GET, path, None).await?;
+        let at = || format!("writing {}", file.display());
+        let mut out = std::fs::File::create_new(file).with_context(at)?;
+        while let Some(piece) = response.chunk().await? {
+            out.write_all(&piece).with_context(at)?;
+        }
+        out.sync_all().with_context(at)
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {

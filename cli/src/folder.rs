@@ -143,7 +143,7 @@ fn check_version(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes a file that only its owner reads, all or nothing, and durable.
-fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file =

@@ -1,9 +1,12 @@
 //! `lote`: the one binary. `lote up` is a whole cluster on this machine, `lote demo` shows it at work.
 
+mod backup;
 mod client;
 mod demo;
 mod folder;
+mod inspect;
 mod output;
+mod recover;
 mod settings;
 mod status;
 mod up;
@@ -34,6 +37,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Show the state of a running cluster.
     Status(status::Arguments),
+    /// Why a task waits, what became of its attempts; how a pool's group and nodes are doing.
+    Inspect(inspect::Arguments),
+    /// Copy the state of a running cluster and the content of its files into a folder.
+    Backup(backup::BackupArguments),
+    /// Make a data folder from a backup.
+    Restore(backup::RestoreArguments),
+    /// Make a damaged coordinator, or the last one left, a cluster of one.
+    Recover(recover::Arguments),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// The process that owns task processes; started by workers.
@@ -53,6 +64,10 @@ fn main() -> ExitCode {
         Command::Up(up) => up::main(up),
         Command::Demo(demo) => demo::main(demo),
         Command::Status(status) => status::main(status),
+        Command::Backup(backup) => backup::backup(backup),
+        Command::Restore(restore) => backup::restore(restore),
+        Command::Recover(recover) => recover::main(recover),
+        Command::Inspect(inspect) => inspect::main(inspect),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "lote", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

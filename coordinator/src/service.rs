@@ -4,6 +4,7 @@ use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
+use crate::api::ops::{backup, inspect};
 use crate::clock;
 use crate::data::serve::conversation;
 use crate::engine::{Engine, Unavailable};
@@ -117,6 +118,7 @@ impl Coordinator {
         tokio::spawn(accept_sessions(network.accept(Protocol::Session)?, Arc::clone(&tree)));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
+        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: chunks.clone() };
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
         let metrics = Arc::new(Metrics::default());
         let ops = Ops { engine: engine.clone(), metrics: Arc::clone(&metrics) };
@@ -131,6 +133,8 @@ impl Coordinator {
                 // The pages come first: the Batch interface takes every other path.
                 crate::api::ops::service(cfg, ops.clone());
                 status::service(cfg, watch.clone());
+                inspect::service(cfg);
+                backup::service(cfg, sources.clone());
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,

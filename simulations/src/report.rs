@@ -27,6 +27,8 @@ pub struct Counts {
     pub fenced: u64,
     pub retries: u64,
     pub chunks_sent_again: u64,
+    /// Attempts that a node was asked to give back unstarted.
+    pub asked_back: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "; {} attempts ({} retries), {} faults, {} host and {} coordinator crashes, {} sessions, {} hosts lost, \
-             {} killed at the deadline, {} adopted, {} fenced, {} chunks sent again, {} commands in {} entries \
+             {} killed at the deadline, {} adopted, {} fenced, {} chunks sent again, {} asked back, {} commands in {} entries \
              ({} replayed, {} unheard), {} events; trace {}",
             counts.attempts,
             counts.retries,
@@ -77,6 +79,7 @@ impl fmt::Display for Report {
             counts.adopted,
             counts.fenced,
             counts.chunks_sent_again,
+            counts.asked_back,
             counts.commands,
             counts.entries,
             counts.entries_replayed,

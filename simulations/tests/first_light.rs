@@ -67,3 +67,15 @@ fn another_process_sees_the_same_run() {
     let printed = String::from_utf8(output.expect("it runs").stdout).expect("text");
     assert_eq!(printed.trim_end(), run(&small(), 11).to_string());
 }
+
+/// Seed 437: a node that saw a task of 0 ms asks for 200 slots' worth and is given long ones.
+#[test]
+fn what_one_node_hoards_goes_to_idle_nodes_and_does_not_come_and_go() {
+    let scenario =
+        Scenario::parse(include_str!("../scenarios/slow-log.toml")).expect("the scenario in the tree");
+    let report = run(&scenario, 437);
+    assert!(report.is_clean(), "{report}");
+    let asked_back = report.counts.asked_back;
+    assert!(asked_back > 0, "nothing was hoarded: {report}");
+    assert!(asked_back < report.tasks, "tasks went to and fro: {report}");
+}

@@ -135,6 +135,9 @@ impl Handler<Check> for PoolSupervisor {
     type Result = ResponseFuture<Option<DispatcherStatus>>;
     fn handle(&mut self, _: Check, _: &mut Context<Self>) -> Self::Result {
         let dispatcher = self.dispatcher.clone();
+        // The dispatcher also looks although nothing happened: for lost hints, and for tasks that another node could
+        // start. A full mailbox already holds a wake-up.
+        dispatcher.iter().for_each(|dispatcher| drop(dispatcher.try_send(Wake)));
         Box::pin(async move { dispatcher?.send(pool_dispatcher::Status).await.ok().flatten() })
     }
 }

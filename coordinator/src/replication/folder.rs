@@ -3,7 +3,7 @@
 //! ```text
 //! lock             held while a process uses the folder
 //! format-version   a number; a folder of a newer version is refused
-//! raft/member      this member's number; written once its log exists
+//! raft/member      this member's number and a checksum; written once its log exists
 //! raft/log/        segments            raft/snapshots/   the newest snapshot
 //! state/current    name of the folder that holds the state: state/0000000000000001/ …
 //! ```
@@ -13,6 +13,7 @@
 use super::Error;
 use super::applied::Applied;
 use super::applier::{self, Home};
+use super::found;
 use super::log::disk::{create_folder, sync_folder};
 use super::log::{self, EntryId};
 use super::snapshot::{self, Snapshots};
@@ -35,7 +36,7 @@ pub struct Folder {
     _lock: File,
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { path, source }
 }
@@ -44,16 +45,41 @@ impl Folder {
     /// Creates the folder if it is missing, locks it, and checks its version.
     pub fn open(root: &Path) -> Result<Folder, Error> {
         create_folder(root).map_err(io_error(root))?;
+        let folder = Folder::lock(root)?;
+        folder.check_version()?;
+        if found::is_unfinished(root) {
+            return Err(Error::Unfinished { path: root.to_owned() });
+        }
+        Ok(folder)
+    }
+
+    /// As [`Folder::open`] for a folder that may be damaged: an unreadable version is taken for this one. Also what
+    /// was wrong.
+    pub(super) fn open_damaged(root: &Path) -> Result<(Folder, Vec<String>), Error> {
+        let folder = Folder::lock(root)?;
+        match folder.check_version() {
+            Ok(()) => Ok((folder, Vec::new())),
+            Err(error @ Error::Unversioned { .. }) => Ok((folder, vec![error.to_string()])),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A folder that holds no coordinator yet.
+    pub(super) fn open_new(root: &Path) -> Result<Folder, Error> {
+        if root.join("raft").exists() || root.join("state").exists() || root.join("format-version").exists() {
+            return Err(Error::Exists { path: root.to_owned() });
+        }
+        Folder::open(root)
+    }
+
+    fn lock(root: &Path) -> Result<Folder, Error> {
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: root.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(Error::Io { path: lock_path, source }),
+            Ok(()) => Ok(Folder { root: root.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(Error::Io { path: lock_path, source }),
         }
-        let folder = Folder { root: root.to_owned(), _lock: lock };
-        folder.check_version()?;
-        Ok(folder)
     }
 
     fn check_version(&self) -> Result<(), Error> {
@@ -68,26 +94,40 @@ impl Folder {
             Ok(found) if found > FORMAT_VERSION => {
                 Err(Error::NewerFormat { path: self.root.clone(), found, supported: FORMAT_VERSION })
             }
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::Unversioned { path: self.root.clone() }),
+            Ok(FORMAT_VERSION) => Ok(()),
+            _ => Err(Error::Unversioned { path: self.root.clone() }),
         }
     }
 
-    /// This member's number, if it has run before.
+    /// This member's number, if it has run before. A number that cannot be believed is an error: under another one it
+    /// could vote twice.
     pub fn member(&self) -> Result<Option<MemberId>, Error> {
         let path = self.root.join("raft/member");
-        match read_small(&path)? {
-            None => Ok(None),
-            Some(text) => match text.trim().parse() {
-                Ok(member) => Ok(Some(member)),
-                Err(_) => Err(Error::Unversioned { path }),
-            },
+        let Some(text) = read_small(&path)? else {
+            // The state is made after the number was written, so it must have been there.
+            if self.root.join("state").join(POINTER).exists() {
+                return Err(Error::NoMember { path });
+            }
+            return Ok(None);
+        };
+        match text.strip_suffix('\n').map(|line| line.split_once(' ')) {
+            Some(Some((number, crc))) if crc == crc_of(number) => {
+                number.parse().map(Some).map_err(|_| Error::NoMember { path })
+            }
+            // As the first builds wrote it.
+            Some(None) => {
+                let line = text.trim_end_matches('\n');
+                let member = line.parse().map_err(|_| Error::NoMember { path })?;
+                self.set_member(member)?;
+                Ok(Some(member))
+            }
+            _ => Err(Error::NoMember { path }),
         }
     }
 
     /// From now on the log is expected to be there.
     pub fn set_member(&self, member: MemberId) -> Result<(), Error> {
-        write_small(&self.root.join("raft/member"), &format!("{member}\n"))
+        write_member(&self.root.join("raft/member"), member)
     }
 
     pub fn log_disk(&self) -> Result<log::FolderDisk, Error> {
@@ -119,7 +159,9 @@ impl StateFolders {
     /// Finds the current one and removes leftovers, except damaged ones, which somebody may want to look at.
     fn open(folder: &Path, cache_bytes: u64) -> Result<StateFolders, Error> {
         create_folder(folder).map_err(io_error(folder))?;
-        let current = read_small(&folder.join(POINTER))?.map(|text| text.trim().to_owned());
+        // A name that is none of ours would lead elsewhere; without one the state is built anew.
+        let is_ours = |name: &String| name.len() == 16 && u64::from_str_radix(name, 16).is_ok();
+        let current = read_small(&folder.join(POINTER))?.map(|text| text.trim().to_owned()).filter(is_ours);
         let mut next = 1;
         for entry in fs::read_dir(folder).map_err(io_error(folder))? {
             let path = entry.map_err(io_error(folder))?.path();
@@ -222,6 +264,16 @@ impl Home for StateFolders {
     }
 }
 
+/// `number checksum`: a flipped bit must not make it another member's.
+pub(super) fn write_member(path: &Path, member: MemberId) -> Result<(), Error> {
+    let number = member.to_string();
+    write_small(path, &format!("{number} {}\n", crc_of(&number)))
+}
+
+fn crc_of(number: &str) -> String {
+    format!("{:08x}", crc32c::crc32c(number.as_bytes()))
+}
+
 /// The text of a small file, if it exists.
 fn read_small(path: &Path) -> Result<Option<String>, Error> {
     match fs::read(path) {
@@ -232,7 +284,7 @@ fn read_small(path: &Path) -> Result<Option<String>, Error> {
 }
 
 /// Replaces a small file: the old or the new text is there, whatever happens.
-fn write_small(path: &Path, text: &str) -> Result<(), Error> {
+pub(super) fn write_small(path: &Path, text: &str) -> Result<(), Error> {
     let temporary = path.with_extension("new");
     let parent = path.parent().unwrap_or(Path::new("."));
     File::create(&temporary)

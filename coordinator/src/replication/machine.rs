@@ -63,7 +63,7 @@ impl Machine for EngineMachine {
 }
 
 /// Rebuilds the memory of the state from a store's hot rows.
-fn load_cluster(store: &dyn Store) -> Result<Cluster, LoadError> {
+pub(super) fn load_cluster(store: &dyn Store) -> Result<Cluster, LoadError> {
     let mut failure = None;
     let hot = store::rows(store)
         .map_while(|row| match row {

@@ -18,11 +18,13 @@ mod applier;
 mod clock;
 mod driver;
 pub mod folder;
+mod found;
 mod housekeeping;
 pub mod log;
 mod log_store;
 mod machine;
 mod network;
+pub mod recover;
 mod replica;
 mod snapshot;
 mod state_machine;
@@ -89,8 +91,19 @@ pub enum Error {
     Locked { path: PathBuf },
     #[error("`{path}` was written by a newer Lote (format {found}; this one reads up to {supported})")]
     NewerFormat { path: PathBuf, found: u32, supported: u32 },
-    #[error("`{path}` is not a data folder of Lote, or its version is unreadable")]
+    #[error(
+        "`{path}` is not a data folder of Lote, or its version is unreadable; if it was one, see `lote recover`"
+    )]
     Unversioned { path: PathBuf },
+    #[error(
+        "`{path}` is missing or unreadable although this member has run before, so its number is unknown; \
+         see `lote recover`"
+    )]
+    NoMember { path: PathBuf },
+    #[error("a recovery of `{path}` was interrupted; finish it with `lote recover`")]
+    Unfinished { path: PathBuf },
+    #[error("`{path}` is there already; choose another folder")]
+    Exists { path: PathBuf },
     /// Includes a log that lost acknowledged writes: [`log::Error::BehindMark`] and its kin.
     #[error(transparent)]
     Log(#[from] log::Error),
@@ -101,7 +114,7 @@ pub enum Error {
     StateLost { snapshot: Option<u64>, purged: u64 },
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
-    #[error("the state cannot be loaded: {0}")]
+    #[error("the state cannot be loaded: {0}; see `lote recover`")]
     Load(#[from] LoadError),
     #[error(transparent)]
     Apply(#[from] applier::Error),

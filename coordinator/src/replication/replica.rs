@@ -266,6 +266,10 @@ fn open<M: Machine>(config: &Config, machine: Arc<M>) -> Result<Opened<M>, Error
     let log = Arc::new(Log::open(Arc::new(folder.log_disk()?), &options)?);
     let member = known.unwrap_or(FIRST_MEMBER);
     if known.is_none() {
+        // A log that was used belongs to a member, whose number is gone.
+        if log.state() != log::State::default() {
+            return Err(Error::NoMember { path: config.folder.join("raft/member") });
+        }
         folder.set_member(member)?;
     }
     let snapshots = folder.snapshots()?;

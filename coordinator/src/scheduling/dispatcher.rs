@@ -9,6 +9,8 @@
 //! * A job's tasks stand in classes by the slots they need. A class that fits on no node is left out as a whole, so
 //!   wide tasks in front of a queue do not have to be skipped one by one.
 
+mod rebalance;
+
 use crate::state::query::{ReadyJob, ReadyPool};
 use crate::state::{Cluster, held_slots_max};
 use lote_shared::model::{AttemptRef, FillType, JobKey, JobOrder, NodeKey, PoolKey, TaskKey, Timestamp};
@@ -31,7 +33,8 @@ const LOCAL_TURN: u64 = 1 << 63;
 pub enum Decision {
     /// Propose `Assign`; answer with [`Dispatcher::on_assign_result`], whatever came of it.
     Assign { node: NodeKey, tasks: Vec<TaskKey> },
-    /// Ask the node's host for attempts it has not started, to make room for tasks of higher priority.
+    /// Ask the node's host for attempts it has not started: to make room for tasks of higher priority, or because
+    /// another node could start them now.
     Recall { node: NodeKey, attempts: Vec<AttemptRef> },
 }
 
@@ -77,6 +80,8 @@ pub struct Dispatcher {
     recalls: BTreeSet<AttemptRef>,
     /// No prefetched task has a lower priority than this.
     lowest_given: i16,
+    /// When nodes were last asked for what others could start.
+    rebalanced: Option<Timestamp>,
     /// Tasks looked at, for tests of the cost.
     looked_at: u64,
 }
@@ -106,6 +111,7 @@ impl Dispatcher {
             turns: LOCAL_TURN,
             recalls: BTreeSet::new(),
             lowest_given: i16::MIN,
+            rebalanced: None,
             looked_at: 0,
         }
     }
@@ -169,16 +175,17 @@ impl Dispatcher {
         for node in std::mem::take(&mut self.dirty) {
             self.look_at_node(cluster, node);
         }
-        if view.is_empty() {
-            return Vec::new();
-        }
         let mut decisions = Vec::new();
         let waiting = match view.pool.job_order {
+            _ if view.is_empty() => None,
             JobOrder::None => self.assign(cluster, &view, view.jobs_by_use(), true, &mut decisions),
             JobOrder::CreationTime => self.assign(cluster, &view, view.jobs_by_age(), false, &mut decisions),
         };
         if let Some((priority, slots)) = waiting {
             self.recall(cluster, priority, slots, &mut decisions);
+        }
+        if decisions.is_empty() && self.flights.is_empty() {
+            self.rebalance(now, cluster, &mut decisions);
         }
         decisions
     }

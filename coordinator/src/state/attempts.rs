@@ -5,7 +5,7 @@
 //! to have ended: the node reported its end, gave it back unstarted, or its lease is over.
 
 use super::cluster::{Cluster, Event};
-use super::records::{Ending, RecentTask, TaskPlace, TaskRecord};
+use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::{RECORDS_MAX, Step};
 use lote_shared::model::{
@@ -288,6 +288,12 @@ impl Cluster {
             node.record.tasks_succeeded = node.record.tasks_succeeded.saturating_add(u32::from(succeeded));
             step.node_rows.insert(node_key);
         }
+        if !matches!(verdict, Verdict::Complete { .. })
+            && let Some(outcome) = PastOutcome::of(&end.outcome)
+        {
+            let ended = end.at.min(step.now);
+            self.note_past(step, key, node_key, began, ended, outcome);
+        }
         match verdict {
             Verdict::Complete { exit_code, failure } => {
                 let done = Completion { at: end.at, exit_code, failure, ending: None };
@@ -420,6 +426,10 @@ impl Cluster {
         }
         let running = matches!(task.place, TaskPlace::Running { .. });
         let requeued = running && (asked || task.ending == Some(Ending::Requeue));
+        if let Some(node) = task.held_by() {
+            let outcome = if asked { PastOutcome::Killed } else { PastOutcome::HostLost };
+            self.note_past(step, key, node, None, step.now, outcome);
+        }
         self.give_back(step, key, None, requeued, |task| task.ending = late.then_some(Ending::Lost));
     }
 

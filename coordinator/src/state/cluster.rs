@@ -413,7 +413,7 @@ impl Cluster {
                 keys::Table::Container | keys::Table::Blob | keys::Table::Block => {
                     cluster.blobs.load(account, table, rest, &value).map_err(|why| row.error(why))?;
                 }
-                keys::Table::TaskCold | keys::Table::Applied => {}
+                keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
             }
         }
         for (key, mut pool) in pools {

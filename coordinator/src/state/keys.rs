@@ -2,7 +2,7 @@
 //! are neighbours and rows of counted records are written in order (sled needs that; `docs/dependencies.md`).
 
 use super::command::CursorKey;
-use lote_shared::model::{AccountId, HostKey, JobKey, NodeKey, PoolKey, TaskKey};
+use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskKey};
 
 /// The account of rows that belong to the cluster as a whole.
 pub const CLUSTER: AccountId = AccountId(0);
@@ -26,12 +26,14 @@ pub enum Table {
     Container = 11,
     Blob = 12,
     Block = 13,
+    /// Attempts that were not their task's last one.
+    PastAttempt = 20,
     /// Written by the replication layer itself: applied position, running hash.
     Applied = 255,
 }
 
 impl Table {
-    pub const ALL: [Table; 15] = [
+    pub const ALL: [Table; 16] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -46,6 +48,7 @@ impl Table {
         Table::Container,
         Table::Blob,
         Table::Block,
+        Table::PastAttempt,
         Table::Applied,
     ];
 
@@ -56,7 +59,7 @@ impl Table {
     /// Whether [`super::Cluster::load`] wants its rows. The cold parts of pools and jobs are among them, because a
     /// patch changes single members of them.
     pub fn is_hot(self) -> bool {
-        !matches!(self, Table::TaskCold | Table::Applied)
+        !matches!(self, Table::TaskCold | Table::PastAttempt | Table::Applied)
     }
 }
 
@@ -86,6 +89,14 @@ pub fn job_cold(account: AccountId, job: JobKey) -> Vec<u8> {
 
 pub fn task_cold(account: AccountId, task: TaskKey) -> Vec<u8> {
     key(account, Table::TaskCold, &task.0.to_be_bytes())
+}
+
+/// The row of a past attempt; a later one overwrites it ([`super::PAST_ATTEMPTS_MAX`]).
+pub fn past_attempt(account: AccountId, task: TaskKey, attempt: Attempt) -> Vec<u8> {
+    let mut rest = [0; 9];
+    rest[..8].copy_from_slice(&task.0.to_be_bytes());
+    rest[8] = (attempt.0 % super::PAST_ATTEMPTS_MAX) as u8;
+    key(account, Table::PastAttempt, &rest)
 }
 
 pub fn pool(account: AccountId, pool: PoolKey) -> Vec<u8> {

@@ -27,6 +27,7 @@ pub mod invariants;
 mod jobs;
 pub mod keys;
 mod nodes;
+mod past;
 mod pools;
 pub mod query;
 pub mod records;

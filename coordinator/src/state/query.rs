@@ -10,8 +10,8 @@ use super::records::{
     AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold, PoolId, PoolKey,
-    TaskId, TaskKey, Timestamp,
+    AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold,
+    PoolId, PoolKey, PoolState, TaskId, TaskKey, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -66,9 +66,12 @@ pub enum WaitReason {
     NoPool {
         pool: PoolId,
     },
+    PoolDeleting,
     /// None of the pool's nodes takes tasks now.
     NoReadyNode {
         nodes: u32,
+        /// How many the pool is being resized to, while it is.
+        resizing_to: Option<u32>,
     },
     /// No node of the pool has that many slots.
     TooLarge {
@@ -97,10 +100,17 @@ impl fmt::Display for WaitReason {
             }
             WaitReason::Assigned { node } => write!(f, "node {node} has it and will start it"),
             WaitReason::NoPool { pool } => write!(f, "there is no pool `{pool}`"),
-            WaitReason::NoReadyNode { nodes: 0 } => f.write_str("its pool has no nodes"),
-            WaitReason::NoReadyNode { nodes } => {
+            WaitReason::NoReadyNode { nodes: 0, resizing_to: None } => f.write_str("its pool has no nodes"),
+            WaitReason::NoReadyNode { nodes, resizing_to: None } => {
                 write!(f, "none of the {nodes} nodes of its pool takes tasks")
             }
+            WaitReason::NoReadyNode { nodes, resizing_to: Some(target) } => {
+                write!(
+                    f,
+                    "none of the {nodes} nodes of its pool takes tasks; it is being resized to {target}"
+                )
+            }
+            WaitReason::PoolDeleting => f.write_str("its pool is being deleted"),
             WaitReason::TooLarge { needs, largest } => {
                 write!(f, "needs {needs} slots, the largest node has {largest}")
             }
@@ -349,7 +359,15 @@ impl Cluster {
         let accepting =
             || pool.nodes.iter().filter_map(|key| self.nodes.get(key)).filter(|n| self.accepts(n));
         let Some(largest) = accepting().map(|node| node.record.slots).max() else {
-            return WaitReason::NoReadyNode { nodes: u32::try_from(pool.nodes.len()).unwrap_or(u32::MAX) };
+            if pool.record.state == PoolState::Deleting {
+                return WaitReason::PoolDeleting;
+            }
+            let resizing = pool.record.allocation == AllocationState::Resizing;
+            let target = pool.record.target_dedicated.saturating_add(pool.record.target_low_priority);
+            return WaitReason::NoReadyNode {
+                nodes: u32::try_from(pool.nodes.len()).unwrap_or(u32::MAX),
+                resizing_to: resizing.then_some(target),
+            };
         };
         if largest < needs {
             return WaitReason::TooLarge { needs, largest };

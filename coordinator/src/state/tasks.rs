@@ -224,6 +224,7 @@ impl Cluster {
         }
         step.delete(keys::task(task.account, key));
         step.delete(keys::task_cold(task.account, key));
+        super::past::forget(step, task.account, key, task.attempt.0);
         self.touch_around(step, task.job, held, None);
     }
 }

@@ -427,6 +427,7 @@ impl Coordinator {
                     self.propose(world, account, Action::Assign { node, tasks }, waiter);
                 }
                 Decision::Recall { node, attempts } => {
+                    world.counts.asked_back += attempts.len() as u64;
                     self.tell(world, node, LeaderMessage::Recall { node, attempts });
                 }
             }

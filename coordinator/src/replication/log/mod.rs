@@ -16,6 +16,7 @@ pub mod disk;
 mod index;
 mod record;
 mod recover;
+pub mod salvage;
 mod segment;
 pub mod simulated;
 mod writer;

@@ -34,6 +34,7 @@ struct Inner {
     changes: u64,
     off_after: Option<u64>,
     full_after_bytes: Option<usize>,
+    syncs_fail: bool,
     syncs: u64,
 }
 
@@ -57,6 +58,11 @@ impl SimulatedDisk {
     /// Writes beyond so many bytes in all files together fail with "no space left".
     pub fn run_full_at(&self, bytes: usize) {
         self.inner.lock().full_after_bytes = Some(bytes);
+    }
+
+    /// From now on syncs of files fail; whether what was written before stays is left open, as with a real disk.
+    pub fn fail_syncs(&self) {
+        self.inner.lock().syncs_fail = true;
     }
 
     /// Changes so far, and syncs of files so far.
@@ -247,6 +253,9 @@ impl File for SimulatedFile {
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.inner.lock();
         inner.change()?;
+        if inner.syncs_fail {
+            return Err(io::Error::other("the device reported an error"));
+        }
         inner.syncs += 1;
         let content = &mut inner.files[self.number];
         content.durable = content.live.clone();

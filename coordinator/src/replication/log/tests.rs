@@ -389,6 +389,31 @@ fn the_errors_name_file_and_offset() {
     assert_eq!(open(&newer).unwrap_err(), Error::NewerFormat { found: 9, supported: 1 });
 }
 
+/// After a failed sync the kernel may have thrown the pages away, so trying again would prove nothing.
+#[test]
+fn a_failed_sync_ends_the_log_and_what_was_acknowledged_stays() {
+    let disk = SimulatedDisk::new();
+    let log = open(&disk).unwrap();
+    for n in 0..10 {
+        now(|done| log.append(vec![entry(1, n, 100)], done)).unwrap();
+    }
+    disk.fail_syncs();
+    let error = now(|done| log.append(vec![entry(1, 10, 100)], done)).unwrap_err();
+    assert!(error.to_string().contains("could not sync log file"), "{error}");
+    assert!(!error.is_full());
+    let vote = Vote { term: 9, node: 1, committed: false };
+    let refused = now(|done| log.save_vote(vote, done));
+    assert!(matches!(&refused, Err(Error::Failed(why)) if why.contains("could not sync")), "{refused:?}");
+    drop(log);
+    let mut rng = StdRng::seed_from_u64(5);
+    for _ in 0..50 {
+        let log = open(&disk.crash(&mut rng)).unwrap();
+        let found = indexes(&log);
+        assert!(found.len() >= 10 && found.iter().copied().eq(0..found.len() as u64), "{found:?}");
+        assert_eq!(log.state().vote, None);
+    }
+}
+
 #[test]
 fn a_full_disk_is_an_error_and_what_was_acknowledged_stays() {
     let disk = SimulatedDisk::new();

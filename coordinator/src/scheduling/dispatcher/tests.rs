@@ -1,3 +1,4 @@
+use super::rebalance::REBALANCE_MS;
 use super::*;
 use crate::state::command::{Action, TaskAdd};
 use crate::state::testing::*;
@@ -361,4 +362,104 @@ fn a_rebuilt_dispatcher_goes_on() {
     rig.ask_all(2);
     rig.step();
     assert!(rig.running(tasks[0]) && rig.running(tasks[1]) && !rig.running(tasks[2]));
+}
+
+/// Nodes with these slots, of which the first was given so many tasks (of so many slots) when it was alone.
+struct Lopsided {
+    slots: u16,
+    held: usize,
+    needs: u16,
+    /// How long ago.
+    waited_ms: u64,
+    /// What the others ask for.
+    others_ask: u32,
+}
+
+/// How many of them are asked back, of which tasks.
+fn asked_back(case: &Lopsided, change: impl FnOnce(&mut Rig)) -> Vec<usize> {
+    let mut rig = Rig::new(3, case.slots, |_| ());
+    rig.w.job("j", "p");
+    let tasks: Vec<TaskKey> =
+        (0..case.held).map(|n| rig.w.task_with("j", wide(&format!("t{n}"), case.needs))).collect();
+    let nodes = rig.w.nodes("p");
+    rig.dispatcher.on_ask(nodes[0], 200);
+    assert_eq!(rig.step(), case.held);
+    rig.w.pass_ms(case.waited_ms);
+    for node in &nodes[1..] {
+        rig.dispatcher.on_ask(*node, case.others_ask);
+    }
+    change(&mut rig);
+    let decisions = rig.plan();
+    let mut found = Vec::new();
+    for decision in decisions {
+        let Decision::Recall { node, attempts } = decision else { panic!("{decision:?}") };
+        assert_eq!(node, nodes[0]);
+        found.extend(attempts.iter().map(|attempt| tasks.iter().position(|t| *t == attempt.task).unwrap()));
+    }
+    found
+}
+
+#[test]
+fn what_others_could_start_is_asked_back() {
+    const LOPSIDED: Lopsided = Lopsided { slots: 2, held: 10, needs: 1, waited_ms: 1_000, others_ask: 2 };
+    let cases = [
+        ("as much as the others have free", LOPSIDED, vec![9, 8, 7, 6]),
+        ("what they want is the bound", Lopsided { others_ask: 1, ..LOPSIDED }, vec![9, 8]),
+        ("nobody wants any", Lopsided { others_ask: 0, ..LOPSIDED }, vec![]),
+        ("it keeps what fills its own slots", Lopsided { held: 4, ..LOPSIDED }, vec![3, 2]),
+        ("it holds what it runs", Lopsided { held: 2, ..LOPSIDED }, vec![]),
+        ("given a moment ago", Lopsided { waited_ms: 999, ..LOPSIDED }, vec![]),
+        ("wide ones, one for each", Lopsided { needs: 2, held: 5, ..LOPSIDED }, vec![4, 3]),
+        (
+            "too wide for what is left",
+            Lopsided { slots: 3, needs: 2, others_ask: 3, held: 4, ..LOPSIDED },
+            vec![3, 2],
+        ),
+        ("not even one fits", Lopsided { slots: 2, needs: 2, others_ask: 1, ..LOPSIDED }, vec![]),
+    ];
+    for (name, case, expected) in cases {
+        assert_eq!(asked_back(&case, |_| ()), expected, "{name}");
+    }
+    // A lone task that waits for room it will never find hinders nobody.
+    let stuck = |rig: &mut Rig| {
+        rig.w.task_with("j", wide("huge", 200));
+    };
+    assert_eq!(asked_back(&LOPSIDED, stuck), [9, 8, 7, 6], "a task too wide for any node waits");
+    // Those that were told to end are not asked back as well.
+    let ended = |rig: &mut Rig| drop(rig.w.disable("j", DisableTasks::Wait).unwrap());
+    assert_eq!(asked_back(&LOPSIDED, ended), Vec::<usize>::new(), "their job was disabled");
+}
+
+#[test]
+fn a_task_that_was_asked_back_does_not_come_back() {
+    let mut rig = Rig::new(4, 2, |_| ());
+    rig.w.job("j", "p");
+    let tasks = rig.w.tasks("j", 30);
+    let nodes = rig.w.nodes("p");
+    rig.dispatcher.on_ask(nodes[0], 200);
+    assert_eq!(rig.step(), 30);
+    rig.ask_all(200);
+    let recalls = |decisions: &[Decision]| {
+        decisions.iter().filter(|decision| matches!(decision, Decision::Recall { .. })).count()
+    };
+    let mut moved = 0;
+    // Nothing ends, and every node asks for far more than it can run.
+    for _ in 0..10 {
+        rig.w.pass_ms(REBALANCE_MS);
+        let decisions = rig.plan();
+        moved += recalls(&decisions);
+        assert_eq!(recalls(&rig.plan()), 0, "at most once a second");
+        for decision in decisions {
+            let Decision::Recall { node, attempts } = decision else { continue };
+            rig.w.ok(Action::Recalled { node, attempts });
+            rig.dispatcher.on_node_changed(node);
+        }
+        rig.step();
+    }
+    assert_eq!(moved, 1, "one look put everything right");
+    for node in &nodes {
+        assert_eq!(rig.w.cluster.node_load(*node).running, 2);
+    }
+    let twice = tasks.iter().filter(|task| rig.w.record(**task).attempt == Attempt(2)).count();
+    assert_eq!(twice, 6);
 }

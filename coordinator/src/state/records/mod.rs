@@ -3,11 +3,13 @@
 mod host;
 mod job;
 mod node;
+mod past;
 mod pool;
 mod task;
 
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
 pub use node::{NodeRecord, RecentTask};
+pub use past::{PAST_ATTEMPTS_MAX, PastAttempt, PastOutcome};
 pub use pool::PoolRecord;
 pub use task::{Ending, TaskPlace, TaskRecord};

@@ -2,8 +2,12 @@
 
 use crate::state::command::{Action, TaskAdd};
 use crate::state::testing::*;
-use crate::state::{Ending, Event, INTERNAL_FAULTS_MAX, RefusalCode, TaskPlace, held_slots_max};
+use crate::state::{
+    Ending, Event, INTERNAL_FAULTS_MAX, PastAttempt, PastOutcome, ROW_VERSION, RefusalCode, TaskPlace,
+    held_slots_max, keys,
+};
 use lote_shared::model::*;
+use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
 
 const FAILED: TaskPlace = TaskPlace::Completed { result: TaskResult::Failure };
@@ -293,4 +297,42 @@ fn a_node_with_thousands_of_attempts_is_cleared_in_slices() {
     w.obey();
     assert_eq!(w.cluster.node_load(node).assigned, 0);
     assert!(w.cluster.node_accepts(node));
+}
+
+#[test]
+fn what_became_of_earlier_attempts_is_kept_for_a_while() {
+    let mut w = World::new();
+    w.pool("p", 1, 1);
+    w.job("j", "p");
+    let once = w.task("j", "once");
+    let node = w.nodes("p")[0];
+    let attempt = w.run(node, once);
+    w.exit(node, attempt, 0);
+    let rows = |w: &World| {
+        let rows = w.rows.iter().filter(|(key, _)| key[4] == keys::Table::PastAttempt as u8);
+        let decode = |value| codec::decode::<PastAttempt>(ROW_VERSION, value, 10_000).unwrap();
+        let mut rows: Vec<PastAttempt> = rows.map(|(_, value)| decode(value)).collect();
+        rows.sort_by_key(|past| past.attempt);
+        rows
+    };
+    assert_eq!(rows(&w), [], "a task that ran once costs nothing");
+    let often = w.task_with("j", TaskAdd { max_retry_count: Some(20), ..task_add("often") });
+    let mut started = Vec::new();
+    for exit_code in 1..=11 {
+        w.pass_ms(60_000);
+        w.ok(Action::RetryDue { tasks: vec![often] });
+        let attempt = w.run(node, often);
+        started.push(w.record(often).started.unwrap());
+        w.pass_ms(5);
+        w.exit(node, attempt, exit_code);
+    }
+    let kept = rows(&w);
+    let attempts: Vec<u32> = kept.iter().map(|past| past.attempt.0).collect();
+    assert_eq!(attempts, [4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(kept[0].outcome, PastOutcome::Exited { exit_code: 4 });
+    assert_eq!((kept[7].started, &kept[7].node), (Some(started[10]), &w.node(node).id));
+    assert!(kept[7].ended >= started[10]);
+    w.delete("j").unwrap();
+    w.obey();
+    assert_eq!(rows(&w), [], "they go with their task");
 }
