@@ -2,21 +2,24 @@
 
 use super::applier::{self, Applier, View};
 use super::clock::{ClockCore, Time};
-use super::driver::Driver;
+use super::driver::{self, Driver};
 use super::folder::Folder;
+use super::forward::{FORWARDED_MAX, HasLost};
 use super::housekeeping::keep_log_short;
 use super::log::{self, Log};
 use super::log_store::LogStore;
 use super::machine::Machine;
-use super::network::NoNetwork;
+use super::membership::{self, Step};
 use super::state_machine::StateMachine;
+use super::transport::{Links, Transport, peer_of};
 use super::types::{self, Member, MemberId, TypeConfig};
-use super::{Config, Error};
+use super::{Config, Error, Start, failover, serve};
 use crate::engine::Request;
-use crate::leadership::{Leader, Leadership};
+use crate::leadership::Leadership;
 use lote_shared::model::Timestamp;
+use lote_shared::network::Network;
 use openraft::{EntryPayload, Raft, ServerState, SnapshotPolicy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
@@ -26,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// The number of the first member of a cluster.
 const FIRST_MEMBER: MemberId = 1;
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
-/// A lone member needs no one's vote; this only ends a start that hangs.
+/// The only voter needs no one's vote; this only ends a start that hangs.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
 /// openraft's settings (`docs/dependencies.md`).
@@ -82,12 +85,23 @@ pub struct Status {
     pub stopped: Option<String>,
 }
 
+/// A member as Raft knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub member: Member,
+    pub is_voter: bool,
+    /// The last entry it is known to have; only the leader knows.
+    pub matched: Option<u64>,
+}
+
 /// A running member. Dropping it asks it to stop; [`Replica::shutdown`] waits until it has.
 pub struct Replica {
     raft: Raft<TypeConfig>,
     view: Arc<View>,
     log: Arc<Log>,
     leadership: watch::Receiver<Leadership>,
+    /// That of `lote-raft`.
+    runtime: tokio::runtime::Handle,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
 }
@@ -99,20 +113,46 @@ impl fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Starts a member of a cluster of one on a folder; `queue` brings the engine's requests.
+    /// Starts a member on a folder; `queue` brings the engine's requests. Returns once it runs, and if it is the only
+    /// voter once it leads and has applied everything in its log. Without a network it stays alone.
     pub async fn start<M: Machine>(
         config: Config,
+        start: Start,
+        network: Option<Network>,
         machine: Arc<M>,
         queue: mpsc::Receiver<Request>,
         time: Arc<dyn Time>,
     ) -> Result<Replica, Error> {
         let (started, wait) = oneshot::channel();
         let path = config.folder.clone();
+        let life = Life { config, start, network, queue, time };
         std::thread::Builder::new()
             .name("lote-raft".to_owned())
-            .spawn(move || run(&config, machine, queue, time, started))
+            .spawn(move || run(life, machine, started))
             .map_err(|source| Error::Io { path, source })?;
-        wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))?
+        let replica = wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))??;
+        if replica.is_only_voter() {
+            replica.wait_to_lead().await?;
+        }
+        Ok(replica)
+    }
+
+    fn is_only_voter(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().voter_ids().eq([metrics.id])
+    }
+
+    async fn wait_to_lead(&self) -> Result<(), Error> {
+        let mut leadership = self.leadership.clone();
+        let leads = leadership.wait_for(|leadership| leadership.is_ours);
+        let why = match tokio::time::timeout(LEAD_WITHIN, leads).await {
+            Ok(Ok(_)) => return Ok(()),
+            // The driver has ended.
+            Ok(Err(_)) => self.stopped().await,
+            Err(_) => format!("the only voter did not lead within {} s", LEAD_WITHIN.as_secs()),
+        };
+        Err(Error::Raft(why))
     }
 
     /// Stops proposing, finishes what is under way, flushes, and lets go of the folder.
@@ -130,7 +170,7 @@ impl Replica {
         self.status().stopped.unwrap_or_else(|| "the member has stopped".to_owned())
     }
 
-    /// Follows who leads. It does not change while there is one member.
+    /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
@@ -167,10 +207,66 @@ impl Replica {
         }
     }
 
+    /// Raft's members. Every member knows them; how far each is only the leader does.
+    pub fn members(&self) -> BTreeMap<MemberId, MemberStatus> {
+        let metrics = self.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+        let matched = metrics.replication.unwrap_or_default();
+        let status = |(id, member): (&MemberId, &Member)| {
+            let matched = matched.get(id).copied().flatten().map(|id| id.index);
+            (*id, MemberStatus { member: member.clone(), is_voter: voters.contains(id), matched })
+        };
+        membership.nodes().map(status).collect()
+    }
+
+    /// For a leader: the time since a quorum last heard it, measured from when it spoke. `None` if this member does
+    /// not lead, or was not heard yet.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
+    }
+
+    /// For the leader: replicates to a new member, which does not vote.
+    pub async fn add_learner(&self, id: MemberId, member: Member) -> Result<(), Error> {
+        self.change(Step::AddLearner(id, member)).await
+    }
+
+    /// For the leader: these members vote from now on; those who do no longer stay as learners.
+    pub async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), Error> {
+        self.change(Step::SetVoters(voters)).await
+    }
+
+    /// For the leader: forgets a member that does not vote.
+    pub async fn remove(&self, id: MemberId) -> Result<(), Error> {
+        self.change(Step::Remove(id)).await
+    }
+
+    async fn change(&self, step: Step) -> Result<(), Error> {
+        membership::change(&self.raft, step).await.map_err(Error::Raft)
+    }
+
+    /// From now on, whenever this member leads, it brings Raft's membership to what `desired` says, a step at a time.
+    /// `desired` reads the coordinators out of the state; `None` means that it does not know.
+    pub fn keep_membership(
+        &self,
+        desired: impl Fn() -> Option<BTreeMap<MemberId, Member>> + Send + Sync + 'static,
+    ) {
+        self.runtime.spawn(membership::keep(self.raft.clone(), self.leadership(), desired));
+    }
+
     /// Has a snapshot written now; it is done some time after this returns.
     pub async fn snapshot(&self) -> Result<(), Error> {
         self.raft.trigger().snapshot().await.map_err(|error| Error::Raft(error.to_string()))
     }
+}
+
+/// What a member is started with.
+struct Life {
+    config: Config,
+    start: Start,
+    network: Option<Network>,
+    queue: mpsc::Receiver<Request>,
+    time: Arc<dyn Time>,
 }
 
 /// A folder that was opened and brought to memory.
@@ -187,14 +283,9 @@ struct Opened<M: Machine> {
 }
 
 /// The whole life of the `lote-raft` thread.
-fn run<M: Machine>(
-    config: &Config,
-    machine: Arc<M>,
-    queue: mpsc::Receiver<Request>,
-    time: Arc<dyn Time>,
-    started: oneshot::Sender<Result<Replica, Error>>,
-) {
-    let opened = match open(config, machine) {
+fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Result<Replica, Error>>) {
+    let Life { config, start, network, queue, time } = life;
+    let opened = match open(&config, &start, machine) {
         Ok(opened) => opened,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -204,7 +295,7 @@ fn run<M: Machine>(
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
-            let _ = started.send(Err(Error::Io { path: config.folder.clone(), source }));
+            let _ = started.send(Err(Error::Io { path: config.folder, source }));
             return;
         }
     };
@@ -220,15 +311,28 @@ fn run<M: Machine>(
     let (stop, stopping) = watch::channel(false);
     let (end, ended) = watch::channel(false);
     runtime.block_on(async {
-        match lead(config, member, &log, state_machine, clock, time).await {
-            Ok((raft, driver)) => {
-                let term = raft.metrics().borrow().current_term;
-                let leader = Leader { member, peer: String::new(), addresses: Vec::new() };
-                let leads = Leadership { term, leader: Some(leader), is_ours: true };
-                let (_publish, leadership) = watch::channel(leads);
-                let replica = Replica { raft: raft.clone(), view, log: log.clone(), leadership, stop, ended };
+        let links = network.map(|network| Arc::new(Links::new(network)));
+        match join(&config, &start, member, links.clone(), &log, state_machine).await {
+            Ok(raft) => {
+                let (publish, leadership) = watch::channel(Leadership::default());
+                let (forward, forwarded) = mpsc::channel(FORWARDED_MAX);
+                let driver = Driver::new(driver::Parts {
+                    raft: raft.clone(),
+                    clock,
+                    time,
+                    position: view.position(),
+                    replayed: log.state().last.map_or(0, |last| last.index),
+                    links: links.clone(),
+                    forwarded,
+                    leadership: publish,
+                    give_up_after: driver::GIVE_UP_AFTER,
+                });
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
-                if started.send(Ok(replica)).is_ok() {
+                let runtime = tokio::runtime::Handle::current();
+                let log = log.clone();
+                let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
+                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward));
+                if started.send(meeting.map(|()| replica)).is_ok() {
                     driver.run(queue, stopping).await;
                 }
                 let _ = raft.shutdown().await;
@@ -254,17 +358,60 @@ fn run<M: Machine>(
     let _ = end.send(true);
 }
 
+/// Serves the other members and watches over the connections to them.
+fn meet_others(
+    raft: &Raft<TypeConfig>,
+    links: Arc<Links>,
+    forward: mpsc::Sender<super::Forwarded>,
+) -> Result<(), Error> {
+    let has_lost: HasLost = {
+        let (raft, links) = (raft.clone(), links.clone());
+        Arc::new(move |member| {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            let known = metrics.membership_config.membership().get_node(&member);
+            let peer = known.and_then(peer_of);
+            member != metrics.id && peer.is_some_and(|peer| !links.network().connected().contains(&peer))
+        })
+    };
+    serve::start(links.network(), raft, forward, has_lost)?;
+    tokio::spawn(failover::watch(raft.clone(), links.clone()));
+    let mut server = raft.server_metrics();
+    tokio::spawn(async move {
+        let mut known = None;
+        loop {
+            let membership = server.borrow_and_update().membership_config.clone();
+            if known.as_ref() != Some(&membership) {
+                links.set_members(membership.membership().nodes().map(|(_, member)| member));
+                known = Some(membership);
+            }
+            if server.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Everything that reads the disk before Raft starts.
-fn open<M: Machine>(config: &Config, machine: Arc<M>) -> Result<Opened<M>, Error> {
+fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<Opened<M>, Error> {
     let folder = Folder::open(&config.folder)?;
     let known = folder.member()?;
+    let member = match (known, start) {
+        (Some(found), Start::Join { member }) if found != *member => {
+            return Err(Error::OtherMember { path: config.folder.clone(), found, asked: *member });
+        }
+        (Some(found), _) => found,
+        (None, Start::Found { .. }) => FIRST_MEMBER,
+        (None, Start::Join { member }) => *member,
+        (None, Start::Resume) => return Err(Error::NoMember { path: config.folder.clone() }),
+    };
     let options = log::Options {
         segment_bytes: config.segment_bytes,
         may_create: known.is_none(),
         ..log::Options::default()
     };
     let log = Arc::new(Log::open(Arc::new(folder.log_disk()?), &options)?);
-    let member = known.unwrap_or(FIRST_MEMBER);
     if known.is_none() {
         folder.set_member(member)?;
     }
@@ -297,34 +444,39 @@ fn last_stamp<M: Machine>(log: &Log, applier: &Applier<M>) -> Result<Timestamp, 
     Ok(applied.now)
 }
 
-/// Starts Raft and brings it to leadership with everything in the log applied.
-async fn lead<M: Machine>(
+/// Starts Raft. A new cluster is founded, and the only voter stands for election at once; with several nobody ever
+/// forces itself.
+async fn join<M: Machine>(
     config: &Config,
+    start: &Start,
     member: MemberId,
+    links: Option<Arc<Links>>,
     log: &Arc<Log>,
     state_machine: StateMachine<M>,
-    clock: ClockCore,
-    time: Arc<dyn Time>,
-) -> Result<(Raft<TypeConfig>, Driver<TypeConfig>), Error> {
+) -> Result<Raft<TypeConfig>, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
     let settings = Arc::new(raft_config(config)?);
-    let raft = Raft::new(member, settings, NoNetwork, LogStore::new(log.clone()), state_machine)
+    let transport = Transport::new(member, links);
+    let raft = Raft::new(member, settings, transport, LogStore::new(log.clone()), state_machine)
         .await
         .map_err(|error| failed(&error))?;
-    if !raft.is_initialized().await.map_err(|error| failed(&error))? {
-        let members = BTreeMap::from([(member, Member::default())]);
-        raft.initialize(members).await.map_err(|error| failed(&error))?;
-    } else if raft.metrics().borrow().state != ServerState::Leader {
-        // There is nobody else to wait for.
-        raft.trigger().elect().await.map_err(|error| failed(&error))?;
+    let is_initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
+    match start {
+        // A folder that waits to be added under another number founds nothing.
+        Start::Found { me } if !is_initialized && member == FIRST_MEMBER => {
+            let members = BTreeMap::from([(member, me.clone())]);
+            raft.initialize(members).await.map_err(|error| failed(&error))?;
+        }
+        _ => {
+            let metrics = raft.metrics().borrow().clone();
+            let voters = metrics.membership_config.membership().voter_ids();
+            if voters.eq([member]) && metrics.state != ServerState::Leader {
+                // There is nobody else to wait for.
+                raft.trigger().elect().await.map_err(|error| failed(&error))?;
+            }
+        }
     }
-    raft.wait(Some(LEAD_WITHIN))
-        .state(ServerState::Leader, "lead a cluster of one")
-        .await
-        .map_err(|error| failed(&error))?;
-    let mut driver = Driver::new(raft.clone(), clock, time);
-    driver.settle().await.map_err(|error| failed(&error))?;
-    Ok((raft, driver))
+    Ok(raft)
 }
 
 /// Flushes the store twice a second if anything was applied since, until the other end is dropped.

@@ -3,4 +3,4 @@
 mod cluster;
 mod life;
 mod storage;
-mod toy;
+pub mod toy;

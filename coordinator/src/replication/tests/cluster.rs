@@ -5,9 +5,10 @@ use super::toy::{Toy, command};
 use crate::engine::{Engine, Unavailable};
 use crate::replication::log::simulated::SimulatedDisk;
 use crate::replication::log::{Log, Options};
+use crate::leadership::Leadership;
 use crate::replication::{
-    Applier, ClockCore, Driver, LogStore, Member, MemberId, MemoryHome, NoNetwork, Snapshots, StateMachine,
-    SystemTime, TypeConfig, View,
+    Applier, ClockCore, Driver, LogStore, Member, MemberId, MemoryHome, NoNetwork, Parts, Snapshots,
+    StateMachine, SystemTime, TypeConfig, View,
 };
 use crate::state::Cluster;
 use crate::store::MemoryStore;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Who can be reached; members that are cut off are missing.
 #[derive(Clone, Default)]
@@ -103,6 +104,8 @@ struct Node {
     _folder: tempfile::TempDir,
 }
 
+const GENEROUS: Duration = Duration::from_secs(60);
+
 fn settings() -> Arc<openraft::Config> {
     let settings = openraft::Config {
         heartbeat_interval: 50,
@@ -131,12 +134,21 @@ async fn node(id: MemberId, network: impl RaftNetworkFactory<TypeConfig>, disk: 
     Node { raft, toy, view, _folder: folder }
 }
 
-/// An engine whose driver works on this member.
-fn serve(raft: &Raft<TypeConfig>) -> (Engine, watch::Sender<bool>) {
+/// An engine whose driver works on this member, and does not know the way to another.
+fn serve(node: &Node, give_up_after: Duration) -> (Engine, watch::Sender<bool>) {
     let (engine, queue) = Engine::new(Cluster::new(), Arc::new(MemoryStore::new()));
     let (stop, stopping) = watch::channel(false);
-    let clock = ClockCore::new(Timestamp(0));
-    let driver = Driver::new(raft.clone(), clock, Arc::new(SystemTime::default()));
+    let driver = Driver::new(Parts {
+        raft: node.raft.clone(),
+        clock: ClockCore::new(Timestamp(0)),
+        time: Arc::new(SystemTime::default()),
+        position: node.view.position(),
+        replayed: 0,
+        links: None,
+        forwarded: mpsc::channel(1).1,
+        leadership: watch::channel(Leadership::default()).0,
+        give_up_after,
+    });
     tokio::spawn(driver.run(queue, stopping));
     (engine, stop)
 }
@@ -177,7 +189,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     nodes[&1].raft.initialize(members).await.unwrap();
     let all = BTreeSet::from([1, 2, 3]);
     let first = leader(&nodes, &all).await;
-    let (engine, _stop) = serve(&nodes[&first].raft);
+    let (engine, _stop) = serve(&nodes[&first], GENEROUS);
     for n in 0..20 {
         engine.propose_command(command(&format!("a{n}"))).await.unwrap().unwrap();
     }
@@ -190,7 +202,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     });
     let rest: BTreeSet<MemberId> = all.iter().copied().filter(|id| *id != first).collect();
     let second = leader(&nodes, &rest).await;
-    let (engine, _stop) = serve(&nodes[&second].raft);
+    let (engine, _stop) = serve(&nodes[&second], GENEROUS);
     // Far enough that the log it needs is purged meanwhile.
     for n in 0..80 {
         engine.propose_command(command(&format!("b{n}"))).await.unwrap().unwrap();
@@ -227,7 +239,7 @@ async fn a_full_disk_makes_the_member_unavailable_and_loses_nothing() {
     let node = node(1, NoNetwork, disk.clone()).await;
     node.raft.initialize(BTreeMap::from([(1, Member::default())])).await.unwrap();
     node.raft.wait(None).state(ServerState::Leader, "lead").await.unwrap();
-    let (engine, _stop) = serve(&node.raft);
+    let (engine, _stop) = serve(&node, GENEROUS);
     disk.run_full_at(30_000);
     let mut acknowledged = 0;
     let refused = loop {
