@@ -375,7 +375,8 @@ impl<C: Types> Driver<C> {
                 let raft = self.parts.raft.clone();
                 Box::pin(async move {
                     let written = raft.client_write(payload).await;
-                    let written = written.inspect_err(|error| tracing::debug!(%error, "an entry was not applied"));
+                    let written =
+                        written.inspect_err(|error| tracing::debug!(%error, "an entry was not applied"));
                     written.ok().map(|response| (response.log_id.index, response.data))
                 })
             }
@@ -401,7 +402,8 @@ impl<C: Types> Driver<C> {
         let member = metrics
             .current_leader
             .and_then(|leader| metrics.membership_config.membership().get_node(&leader));
-        let link = self.parts.links.as_ref().zip(member.and_then(peer_of)).map(|(links, peer)| links.engine(peer));
+        let link =
+            self.parts.links.as_ref().zip(member.and_then(peer_of)).map(|(links, peer)| links.engine(peer));
         async move {
             let answer = link?.ask(question).await;
             if let Ok(EngineAnswer::Refused(why)) = &answer {
@@ -535,6 +537,7 @@ impl<C: Types> Driver<C> {
 /// The leadership that this member has won, whether or not it is announced.
 fn reign_led(metrics: &Metrics) -> Option<Reign> {
     let vote = &metrics.vote;
-    let leads = metrics.state == ServerState::Leader && vote.committed && vote.leader_id.node_id == metrics.id;
+    let leads =
+        metrics.state == ServerState::Leader && vote.committed && vote.leader_id.node_id == metrics.id;
     leads.then_some((vote.leader_id.term, metrics.id))
 }

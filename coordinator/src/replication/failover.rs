@@ -184,11 +184,14 @@ mod tests {
     #[test]
     fn both_kinds_of_rounds_end_and_delays_grow_within_bounds() {
         let mut suspicion = Suspicion::new(1, BTreeSet::from([1, 2, 3]));
-        let asked = (0..100).take_while(|_| suspicion.on_answers(&BTreeSet::new(), 0) != Next::GiveUp).count();
+        let asked =
+            (0..100).take_while(|_| suspicion.on_answers(&BTreeSet::new(), 0) != Next::GiveUp).count();
         assert_eq!(asked, ASK_ROUNDS_MAX as usize - 1);
         let mut suspicion = Suspicion::new(1, BTreeSet::from([1, 2, 3]));
         let (mut total_ms, mut rounds) = (0, 0);
-        while let Next::Elect { after_ms, pause_ms } = suspicion.on_answers(&BTreeSet::from([2]), 1_234_567 + total_ms) {
+        while let Next::Elect { after_ms, pause_ms } =
+            suspicion.on_answers(&BTreeSet::from([2]), 1_234_567 + total_ms)
+        {
             rounds += 1;
             assert!(after_ms < ELECT_WITHIN_MS * rounds && pause_ms > ELECT_AGAIN_AFTER_MS * rounds);
             total_ms += after_ms + pause_ms;

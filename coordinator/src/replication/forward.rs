@@ -31,7 +31,10 @@ pub enum EngineQuestion {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineAnswer {
     /// All of them are applied; the last one by the entry at `index`.
-    Replies { index: u64, replies: Vec<Reply> },
+    Replies {
+        index: u64,
+        replies: Vec<Reply>,
+    },
     Index(u64),
     /// This member does not lead, or no longer; nobody knows what became of what was proposed.
     NotLeading,

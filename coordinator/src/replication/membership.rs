@@ -195,17 +195,21 @@ mod tests {
             ("three have caught up", case(&[1, 2, 3], &[1, 2, 3], &[1], &[]), vote(&[1, 2, 3])),
             ("a voter is down", case(&[1, 2, 3], &[1, 2, 3], &[1, 2, 3], &[3]), None),
             ("a fourth waits", case(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3], &[3]), None),
-            (
-                "five",
-                case(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[1, 2, 3], &[]),
-                vote(&[1, 2, 3, 4, 5]),
-            ),
+            ("five", case(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[1, 2, 3], &[]), vote(&[1, 2, 3, 4, 5])),
             ("one of three goes", case(&[1, 2], &[1, 2, 3], &[1, 2, 3], &[]), vote(&[1])),
             ("and leaves", case(&[1, 2], &[1, 2, 3], &[1], &[]), Some(Step::Remove(3))),
             ("one is replaced", case(&[1, 2, 4], &[1, 2, 3], &[1, 2, 3], &[]), add(4)),
             ("by one that caught up", case(&[1, 2, 4], &[1, 2, 3, 4], &[1, 2, 3], &[]), vote(&[1, 2, 4])),
-            ("five lose two at once", case(&[1, 2, 3], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[]), vote(&[1, 2, 3])),
-            ("of an even number the one behind goes", case(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4], &[2]), vote(&[1, 3, 4])),
+            (
+                "five lose two at once",
+                case(&[1, 2, 3], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[]),
+                vote(&[1, 2, 3]),
+            ),
+            (
+                "of an even number the one behind goes",
+                case(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4], &[2]),
+                vote(&[1, 3, 4]),
+            ),
         ] {
             assert_eq!(next_step(&look), expected, "{what}");
         }
@@ -215,8 +219,16 @@ mod tests {
     fn the_leader_goes_last_and_only_if_others_can_take_over() {
         let vote = |ids: &[MemberId]| Some(Step::SetVoters(ids.iter().copied().collect()));
         for (what, look, expected) in [
-            ("others first", case(&[2, 3, 4], &[1, 2, 3], &[1, 2, 3], &[]), Some(Step::AddLearner(4, member(4)))),
-            ("whoever else is gone leaves before", case(&[2], &[1, 2, 3], &[1, 2], &[]), Some(Step::Remove(3))),
+            (
+                "others first",
+                case(&[2, 3, 4], &[1, 2, 3], &[1, 2, 3], &[]),
+                Some(Step::AddLearner(4, member(4))),
+            ),
+            (
+                "whoever else is gone leaves before",
+                case(&[2], &[1, 2, 3], &[1, 2], &[]),
+                Some(Step::Remove(3)),
+            ),
             ("it hands over", case(&[2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3], &[]), vote(&[2, 3, 4])),
             ("also to one", case(&[2], &[1, 2], &[1], &[]), vote(&[2])),
             ("nobody has caught up", case(&[2], &[1, 2], &[1], &[2]), None),

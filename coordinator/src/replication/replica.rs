@@ -130,17 +130,12 @@ impl Replica {
             .name("lote-raft".to_owned())
             .spawn(move || run(life, machine, started))
             .map_err(|source| Error::Io { path, source })?;
-        let replica = wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))??;
-        if replica.is_only_voter() {
+        let (replica, is_only_voter) =
+            wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))??;
+        if is_only_voter {
             replica.wait_to_lead().await?;
         }
         Ok(replica)
-    }
-
-    fn is_only_voter(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.membership_config.membership().voter_ids().eq([metrics.id])
     }
 
     async fn wait_to_lead(&self) -> Result<(), Error> {
@@ -269,6 +264,9 @@ struct Life {
     time: Arc<dyn Time>,
 }
 
+/// The running member, and whether it is the only voter.
+type Started = Result<(Replica, bool), Error>;
+
 /// A folder that was opened and brought to memory.
 struct Opened<M: Machine> {
     member: MemberId,
@@ -283,7 +281,7 @@ struct Opened<M: Machine> {
 }
 
 /// The whole life of the `lote-raft` thread.
-fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Result<Replica, Error>>) {
+fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Started>) {
     let Life { config, start, network, queue, time } = life;
     let opened = match open(&config, &start, machine) {
         Ok(opened) => opened,
@@ -313,7 +311,7 @@ fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Result<
     runtime.block_on(async {
         let links = network.map(|network| Arc::new(Links::new(network)));
         match join(&config, &start, member, links.clone(), &log, state_machine).await {
-            Ok(raft) => {
+            Ok((raft, is_only_voter)) => {
                 let (publish, leadership) = watch::channel(Leadership::default());
                 let (forward, forwarded) = mpsc::channel(FORWARDED_MAX);
                 let driver = Driver::new(driver::Parts {
@@ -332,7 +330,7 @@ fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Result<
                 let log = log.clone();
                 let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
                 let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward));
-                if started.send(meeting.map(|()| replica)).is_ok() {
+                if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
                 let _ = raft.shutdown().await;
@@ -445,7 +443,7 @@ fn last_stamp<M: Machine>(log: &Log, applier: &Applier<M>) -> Result<Timestamp, 
 }
 
 /// Starts Raft. A new cluster is founded, and the only voter stands for election at once; with several nobody ever
-/// forces itself.
+/// forces itself. Tells whether this is the only voter.
 async fn join<M: Machine>(
     config: &Config,
     start: &Start,
@@ -453,7 +451,7 @@ async fn join<M: Machine>(
     links: Option<Arc<Links>>,
     log: &Arc<Log>,
     state_machine: StateMachine<M>,
-) -> Result<Raft<TypeConfig>, Error> {
+) -> Result<(Raft<TypeConfig>, bool), Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
     let settings = Arc::new(raft_config(config)?);
     let transport = Transport::new(member, links);
@@ -466,17 +464,20 @@ async fn join<M: Machine>(
         Start::Found { me } if !is_initialized && member == FIRST_MEMBER => {
             let members = BTreeMap::from([(member, me.clone())]);
             raft.initialize(members).await.map_err(|error| failed(&error))?;
+            return Ok((raft, true));
         }
-        _ => {
-            let metrics = raft.metrics().borrow().clone();
-            let voters = metrics.membership_config.membership().voter_ids();
-            if voters.eq([member]) && metrics.state != ServerState::Leader {
-                // There is nobody else to wait for.
-                raft.trigger().elect().await.map_err(|error| failed(&error))?;
-            }
-        }
+        _ => {}
     }
-    Ok(raft)
+    // The metrics may not say it yet.
+    let is_only_voter = raft
+        .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([member]))
+        .await
+        .map_err(|error| failed(&error))?;
+    if is_only_voter {
+        // There is nobody else to wait for. One that leads already takes no notice.
+        raft.trigger().elect().await.map_err(|error| failed(&error))?;
+    }
+    Ok((raft, is_only_voter))
 }
 
 /// Flushes the store twice a second if anything was applied since, until the other end is dropped.

@@ -1,6 +1,8 @@
-//! Replication as a whole: openraft's own storage suite, restarts, kills, damage, snapshots, group commit.
+//! Replication as a whole: openraft's own storage suite, restarts, kills, damage, snapshots, group commit, members
+//! over libp2p.
 
 mod cluster;
 mod life;
+mod members;
 mod storage;
 pub mod toy;

@@ -10,8 +10,7 @@ use super::types::{Member, MemberId, Types};
 use super::wire::{RaftAnswer, RaftQuestion};
 use lote_shared::network::{Multiaddr, Network, PeerId, Protocol};
 use openraft::error::{
-    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout,
-    Unreachable,
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -218,4 +217,3 @@ impl<C: Types> RaftNetwork<C> for Connection {
         Backoff::new(std::iter::repeat(RETRY_AFTER))
     }
 }
-

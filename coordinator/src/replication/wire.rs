@@ -114,7 +114,11 @@ pub enum RaftAnswer {
     AppendedUpTo(Option<WireId>),
     Conflict,
     HigherVote(WireVote),
-    Voted { vote: WireVote, granted: bool, last: Option<WireId> },
+    Voted {
+        vote: WireVote,
+        granted: bool,
+        last: Option<WireId>,
+    },
     /// The request was not taken, with the reason in words.
     Refused(String),
 }
@@ -199,9 +203,7 @@ impl From<AppendEntriesResponse<MemberId>> for RaftAnswer {
     fn from(response: AppendEntriesResponse<MemberId>) -> RaftAnswer {
         match response {
             AppendEntriesResponse::Success => RaftAnswer::Appended,
-            AppendEntriesResponse::PartialSuccess(upto) => {
-                RaftAnswer::AppendedUpTo(upto.map(WireId::from))
-            }
+            AppendEntriesResponse::PartialSuccess(upto) => RaftAnswer::AppendedUpTo(upto.map(WireId::from)),
             AppendEntriesResponse::Conflict => RaftAnswer::Conflict,
             AppendEntriesResponse::HigherVote(vote) => RaftAnswer::HigherVote(vote.into()),
         }
@@ -293,7 +295,9 @@ mod tests {
 
     #[test]
     fn entries_that_do_not_follow_each_other_or_are_malformed_are_refused() {
-        for entries in [vec![entry(11, 1)], vec![entry(10, 1), entry(12, 1)], vec![entry(10, 1), entry(10, 1)]] {
+        for entries in
+            [vec![entry(11, 1)], vec![entry(10, 1), entry(12, 1)], vec![entry(10, 1), entry(10, 1)]]
+        {
             let (question, _) = RaftQuestion::append(request(entries)).unwrap();
             assert!(matches!(taken(question), Err(Error::Order(_))));
         }

@@ -3,12 +3,12 @@
 
 use super::toy::{Toy, command};
 use crate::engine::{Engine, Unavailable};
+use crate::leadership::Leadership;
 use crate::replication::log::simulated::SimulatedDisk;
 use crate::replication::log::{Log, Options};
-use crate::leadership::Leadership;
 use crate::replication::{
-    Applier, ClockCore, Driver, LogStore, Member, MemberId, MemoryHome, NoNetwork, Parts, Snapshots,
-    StateMachine, SystemTime, TypeConfig, View,
+    Applier, ClockCore, Driver, GIVE_UP_AFTER, LogStore, Member, MemberId, MemoryHome, NoNetwork, Parts,
+    Snapshots, StateMachine, SystemTime, TypeConfig, View,
 };
 use crate::state::Cluster;
 use crate::store::MemoryStore;
@@ -104,8 +104,6 @@ struct Node {
     _folder: tempfile::TempDir,
 }
 
-const GENEROUS: Duration = Duration::from_secs(60);
-
 fn settings() -> Arc<openraft::Config> {
     let settings = openraft::Config {
         heartbeat_interval: 50,
@@ -135,7 +133,7 @@ async fn node(id: MemberId, network: impl RaftNetworkFactory<TypeConfig>, disk: 
 }
 
 /// An engine whose driver works on this member, and does not know the way to another.
-fn serve(node: &Node, give_up_after: Duration) -> (Engine, watch::Sender<bool>) {
+fn serve(node: &Node) -> (Engine, watch::Sender<bool>) {
     let (engine, queue) = Engine::new(Cluster::new(), Arc::new(MemoryStore::new()));
     let (stop, stopping) = watch::channel(false);
     let driver = Driver::new(Parts {
@@ -147,7 +145,7 @@ fn serve(node: &Node, give_up_after: Duration) -> (Engine, watch::Sender<bool>) 
         links: None,
         forwarded: mpsc::channel(1).1,
         leadership: watch::channel(Leadership::default()).0,
-        give_up_after,
+        give_up_after: GIVE_UP_AFTER,
     });
     tokio::spawn(driver.run(queue, stopping));
     (engine, stop)
@@ -189,7 +187,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     nodes[&1].raft.initialize(members).await.unwrap();
     let all = BTreeSet::from([1, 2, 3]);
     let first = leader(&nodes, &all).await;
-    let (engine, _stop) = serve(&nodes[&first], GENEROUS);
+    let (engine, _stop) = serve(&nodes[&first]);
     for n in 0..20 {
         engine.propose_command(command(&format!("a{n}"))).await.unwrap().unwrap();
     }
@@ -202,7 +200,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     });
     let rest: BTreeSet<MemberId> = all.iter().copied().filter(|id| *id != first).collect();
     let second = leader(&nodes, &rest).await;
-    let (engine, _stop) = serve(&nodes[&second], GENEROUS);
+    let (engine, _stop) = serve(&nodes[&second]);
     // Far enough that the log it needs is purged meanwhile.
     for n in 0..80 {
         engine.propose_command(command(&format!("b{n}"))).await.unwrap().unwrap();
@@ -239,7 +237,7 @@ async fn a_full_disk_makes_the_member_unavailable_and_loses_nothing() {
     let node = node(1, NoNetwork, disk.clone()).await;
     node.raft.initialize(BTreeMap::from([(1, Member::default())])).await.unwrap();
     node.raft.wait(None).state(ServerState::Leader, "lead").await.unwrap();
-    let (engine, _stop) = serve(&node, GENEROUS);
+    let (engine, _stop) = serve(&node);
     disk.run_full_at(30_000);
     let mut acknowledged = 0;
     let refused = loop {
