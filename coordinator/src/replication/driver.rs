@@ -26,10 +26,11 @@
 
 use super::applier::Position;
 use super::clock::{ClockCore, Time};
+use super::due::{Due, Read};
 use super::forward::{EngineAnswer, EngineQuestion, Forwarded};
 use super::transport::{Links, peer_of};
 use super::types::{COMMANDS_MAX, Member, MemberId, Payload, Types};
-use super::waiting::{Answer, Item, Waiting};
+use super::waiting::{Item, Waiting};
 use crate::engine::{Request, Unavailable};
 use crate::leadership::{Leader, Leadership};
 use crate::state::{Reply, command};
@@ -100,43 +101,6 @@ struct Question {
     own: Vec<Read>,
     forwarded: Vec<oneshot::Sender<EngineAnswer>>,
     answer: BoxFuture<'static, Option<u64>>,
-}
-
-struct Read {
-    answer: Answer<()>,
-    deadline: Instant,
-}
-
-impl Read {
-    fn refuse(self) {
-        let _ = self.answer.send(Err(Unavailable::NoQuorum));
-    }
-}
-
-/// Answers that wait until this member has applied the entry at `index`.
-struct Due {
-    index: u64,
-    deadline: Instant,
-    replies: Vec<(Answer<Reply>, Reply)>,
-    reads: Vec<Read>,
-}
-
-impl Due {
-    fn answer(self) {
-        for (answer, reply) in self.replies {
-            let _ = answer.send(Ok(reply));
-        }
-        for read in self.reads {
-            let _ = read.answer.send(Ok(()));
-        }
-    }
-
-    fn refuse(self) {
-        for (answer, _) in self.replies {
-            let _ = answer.send(Err(Unavailable::NoQuorum));
-        }
-        self.reads.into_iter().for_each(Read::refuse);
-    }
 }
 
 pub struct Driver<C: Types> {

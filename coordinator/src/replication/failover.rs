@@ -5,6 +5,9 @@
 //! election after a small random delay, and again with growing delays until somebody leads: the first round only frees
 //! those who take part from the lease that openraft gives a leader it has heard lately.
 //!
+//! The same is done about a leader that has taken its own vote away: it steps down, and nobody need wait for its
+//! silence.
+//!
 //! [`Suspicion`] decides and is pure; [`watch`] asks and acts. A leader that is merely silent keeps its openraft
 //! timeouts. To elect somebody although the leader lives costs a change of leaders, never a write.
 
@@ -12,7 +15,7 @@ use super::forward::{EngineAnswer, EngineQuestion};
 use super::transport::{Links, peer_of};
 use super::types::{Member, MemberId, Types};
 use futures::future::join_all;
-use lote_shared::network::{ConnectionEvent, Protocol};
+use lote_shared::network::{ConnectionEvent, PeerId, Protocol};
 use openraft::Raft;
 use openraft::metrics::RaftServerMetrics;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 /// A leader that does not take a stream within this is taken for lost.
 const REDIAL_WITHIN: Duration = Duration::from_millis(500);
+const LEAVE_WITHIN: Duration = Duration::from_millis(100);
 const ASK_WITHIN: Duration = Duration::from_millis(200);
 /// Rounds of asking and of electing; then openraft's own timeouts go on alone.
 const ASK_ROUNDS_MAX: u32 = 10;
@@ -81,41 +85,63 @@ impl Suspicion {
 
 type Metrics = RaftServerMetrics<MemberId, Member>;
 
-/// Watches the connection to whoever leads, until Raft or the network ends.
+/// Watches whoever leads, until Raft or the network ends.
 pub async fn watch<C: Types>(raft: Raft<C>, links: Arc<Links>) {
     let mut connections = links.network().connections();
+    let mut server = raft.server_metrics();
     loop {
-        match connections.recv().await {
-            Ok(ConnectionEvent::Disconnected(peer)) => {
-                let metrics = raft.server_metrics().borrow().clone();
-                if let Some(leader) = metrics.current_leader
-                    && leader != metrics.id
-                    && member(&metrics, leader).and_then(peer_of) == Some(peer)
-                {
-                    suspect(&raft, &links, leader).await;
-                }
-            }
-            Ok(ConnectionEvent::Connected(_)) => {}
-            // Whoever leads is then found missing by its silence.
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
+        let disconnected = tokio::select! {
+            event = connections.recv() => match event {
+                Ok(ConnectionEvent::Disconnected(peer)) => Some(peer),
+                Ok(ConnectionEvent::Connected(_)) => continue,
+                // Whoever leads is then found missing by its silence.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            },
+            changed = server.changed() => match changed {
+                Ok(()) => None,
+                Err(_) => return,
+            },
+        };
+        let metrics = server.borrow_and_update().clone();
+        let Some(leader) = metrics.current_leader.filter(|leader| *leader != metrics.id) else { continue };
+        let Some(peer) = member(&metrics, leader).and_then(peer_of) else { continue };
+        let is_leaving = has_no_vote(&metrics, leader);
+        if is_leaving {
+            // It leads until the entry that takes its vote is committed, which takes a moment.
+            tokio::time::sleep(LEAVE_WITHIN).await;
+        } else if disconnected != Some(peer) || can_be_reached(&links, peer).await {
+            continue;
         }
+        suspect(&raft, &links, leader).await;
     }
+}
+
+async fn can_be_reached(links: &Links, peer: PeerId) -> bool {
+    let redial = links.network().open(peer, Protocol::Engine);
+    tokio::time::timeout(REDIAL_WITHIN, redial).await.is_ok_and(|stream| stream.is_ok())
 }
 
 fn member(metrics: &Metrics, id: MemberId) -> Option<&Member> {
     metrics.membership_config.membership().get_node(&id)
 }
 
+fn has_no_vote(metrics: &Metrics, id: MemberId) -> bool {
+    metrics.membership_config.membership().voter_ids().all(|voter| voter != id)
+}
+
+/// What to answer to whoever asks whether this member has lost another: its connection is gone, or its vote.
+pub fn has_lost<C: Types>(raft: &Raft<C>, links: &Links, other: MemberId) -> bool {
+    let metrics = raft.server_metrics().borrow().clone();
+    let peer = member(&metrics, other).and_then(peer_of);
+    let is_connected = peer.is_none_or(|peer| links.network().connected().contains(&peer));
+    other != metrics.id && (!is_connected || has_no_vote(&metrics, other))
+}
+
 async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
     let mut server = raft.server_metrics();
     let metrics = server.borrow().clone();
-    let Some(peer) = member(&metrics, leader).and_then(peer_of) else { return };
     let term = metrics.vote.leader_id.term;
-    let redial = links.network().open(peer, Protocol::Engine);
-    if tokio::time::timeout(REDIAL_WITHIN, redial).await.is_ok_and(|stream| stream.is_ok()) {
-        return;
-    }
     let voters: BTreeSet<MemberId> = metrics.membership_config.membership().voter_ids().collect();
     let mut suspicion = Suspicion::new(metrics.id, voters.clone());
     let others: BTreeMap<MemberId, _> = voters
@@ -127,6 +153,9 @@ async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
     let is_over = |now: &Metrics| {
         now.current_leader.is_some_and(|current| current != leader || now.vote.leader_id.term > term)
     };
+    if is_over(&metrics) {
+        return;
+    }
     loop {
         let answers = others.iter().map(|(voter, peer)| async {
             let link = links.engine(*peer);

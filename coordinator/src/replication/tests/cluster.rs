@@ -7,8 +7,8 @@ use crate::leadership::Leadership;
 use crate::replication::log::simulated::SimulatedDisk;
 use crate::replication::log::{Log, Options};
 use crate::replication::{
-    Applier, ClockCore, Driver, GIVE_UP_AFTER, LogStore, Member, MemberId, MemoryHome, NoNetwork, Parts,
-    Snapshots, StateMachine, SystemTime, TypeConfig, View,
+    Applier, ClockCore, Driver, GIVE_UP_AFTER, LogStore, Member, MemberId, MemoryHome, Parts, Snapshots,
+    StateMachine, SystemTime, Transport, TypeConfig, View,
 };
 use crate::state::Cluster;
 use crate::store::MemoryStore;
@@ -234,7 +234,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_makes_the_member_unavailable_and_loses_nothing() {
     let disk = SimulatedDisk::new();
-    let node = node(1, NoNetwork, disk.clone()).await;
+    let node = node(1, Transport::new(1, None), disk.clone()).await;
     node.raft.initialize(BTreeMap::from([(1, Member::default())])).await.unwrap();
     node.raft.wait(None).state(ServerState::Leader, "lead").await.unwrap();
     let (engine, _stop) = serve(&node);

@@ -337,6 +337,29 @@ async fn a_new_member_is_brought_up_by_a_snapshot_and_members_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_to_go_hands_over() {
+    let (mut nodes, desired) = three().await;
+    let first = leader(nodes.iter()).await;
+    nodes.push(Node::start(4, &desired).await);
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    desired.lock().insert(4, nodes[3].member());
+    desired.lock().remove(&first);
+    let rest: Vec<&Node> = nodes.iter().filter(|node| node.id != first).collect();
+    let expected: BTreeSet<MemberId> = rest.iter().map(|node| node.id).collect();
+    // Writes go on all the while.
+    for n in 0.. {
+        rest[n % 3].add(&format!("t{n}")).await.unwrap();
+        let has_left =
+            |node: &&Node| voters(node) == expected && !node.replica.members().contains_key(&first);
+        if rest.iter().all(has_left) {
+            break;
+        }
+    }
+    assert_ne!(leader(rest.iter().copied()).await, first);
+    same_state(&rest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_isolated_leader_accepts_no_write() {
     let (nodes, _desired) = three().await;
     nodes[0].add("before").await.unwrap();
