@@ -2,8 +2,9 @@
 //!
 //! Connections of a killed process break at once. A voter whose connection to the leader broke, and which cannot
 //! connect again, asks the other voters whether they lost it too. If a majority did, itself included, it stands for
-//! election after a small random delay, and again with growing delays until somebody leads: the first round only frees
-//! those who take part from the lease that openraft gives a leader it has heard lately.
+//! election after a small random delay: that alone frees it from the lease that openraft gives a leader it has heard
+//! lately, so that it may vote for another. Whoever has most of the log stands again soon after and wins; the others do
+//! only if that does not happen, with growing delays.
 //!
 //! The same is done about a leader that has taken its own vote away: it steps down, and nobody need wait for its
 //! silence.
@@ -14,6 +15,7 @@
 use super::forward::{EngineAnswer, EngineQuestion};
 use super::transport::{Links, peer_of};
 use super::types::{Member, MemberId, Types};
+use super::wire::WireId;
 use futures::future::join_all;
 use lote_shared::network::{ConnectionEvent, PeerId, Protocol};
 use openraft::Raft;
@@ -31,10 +33,12 @@ const ASK_WITHIN: Duration = Duration::from_millis(200);
 const ASK_ROUNDS_MAX: u32 = 10;
 const ELECT_ROUNDS_MAX: u32 = 8;
 const ASK_AGAIN_AFTER_MS: u64 = 40;
-/// The delay before standing for election is below this, in the first round.
-const ELECT_WITHIN_MS: u64 = 40;
-/// After an election nobody stands again before this, in the first round.
-const ELECT_AGAIN_AFTER_MS: u64 = 60;
+/// Delays before standing for election are spread over this.
+const SPREAD_MS: u64 = 30;
+/// After the first election, what an answer from the other side takes, generously; grows with each round.
+const PAUSE_MS: u64 = 50;
+/// What others than the one with most of the log wait for it.
+const DEFER_MS: u64 = 200;
 
 /// What to do about a leader that seems to be gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,22 +65,27 @@ impl Suspicion {
         Suspicion { me, voters, asked: 0, elected: 0 }
     }
 
-    /// `lost` are those who answered that they lost the leader too; `draw` is a random number.
-    pub fn on_answers(&mut self, lost: &BTreeSet<MemberId>, draw: u64) -> Next {
+    /// `lost` are those who answered that they lost the leader too, with the last entries of their logs; `last` is this
+    /// member's; `draw` is a random number.
+    pub fn on_answers(
+        &mut self,
+        lost: &BTreeMap<MemberId, Option<WireId>>,
+        last: Option<WireId>,
+        draw: u64,
+    ) -> Next {
         if !self.voters.contains(&self.me) {
             return Next::GiveUp;
         }
-        let count = self.voters.iter().filter(|voter| **voter == self.me || lost.contains(voter)).count();
+        let count = self.voters.iter().filter(|voter| **voter == self.me || lost.contains_key(voter)).count();
         if 2 * count > self.voters.len() {
             if self.elected == ELECT_ROUNDS_MAX {
                 return Next::GiveUp;
             }
             self.elected += 1;
-            let scale = u64::from(self.elected);
-            let after_ms = draw % (ELECT_WITHIN_MS * scale);
-            // What is not waited before is waited after: all rounds take about as long.
-            let pause_ms = ELECT_AGAIN_AFTER_MS * scale + (ELECT_WITHIN_MS * scale - after_ms);
-            return Next::Elect { after_ms, pause_ms };
+            let has_most = lost.iter().all(|(other, theirs)| (*theirs, *other) < (last, self.me));
+            let defer_ms = if self.elected == 1 || has_most { 0 } else { DEFER_MS };
+            let after_ms = defer_ms + draw % SPREAD_MS;
+            return Next::Elect { after_ms, pause_ms: PAUSE_MS * u64::from(self.elected) };
         }
         self.asked += 1;
         if self.asked == ASK_ROUNDS_MAX { Next::GiveUp } else { Next::Ask(ASK_AGAIN_AFTER_MS) }
@@ -131,11 +140,16 @@ fn has_no_vote(metrics: &Metrics, id: MemberId) -> bool {
 }
 
 /// What to answer to whoever asks whether this member has lost another: its connection is gone, or its vote.
-pub fn has_lost<C: Types>(raft: &Raft<C>, links: &Links, other: MemberId) -> bool {
+pub fn has_lost<C: Types>(raft: &Raft<C>, links: &Links, other: MemberId) -> EngineAnswer {
     let metrics = raft.server_metrics().borrow().clone();
     let peer = member(&metrics, other).and_then(peer_of);
     let is_connected = peer.is_none_or(|peer| links.network().connected().contains(&peer));
-    other != metrics.id && (!is_connected || has_no_vote(&metrics, other))
+    let is_lost = other != metrics.id && (!is_connected || has_no_vote(&metrics, other));
+    EngineAnswer::Lost { is_lost, last: last_entry(raft) }
+}
+
+fn last_entry<C: Types>(raft: &Raft<C>) -> Option<WireId> {
+    raft.data_metrics().borrow().last_log.map(WireId::from)
 }
 
 async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
@@ -161,12 +175,12 @@ async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
             let link = links.engine(*peer);
             let asked = link.ask(EngineQuestion::HasLost(leader));
             match tokio::time::timeout(ASK_WITHIN, asked).await {
-                Ok(Ok(EngineAnswer::Lost(true))) => Some(*voter),
+                Ok(Ok(EngineAnswer::Lost { is_lost: true, last })) => Some((*voter, last)),
                 _ => None,
             }
         });
-        let lost: BTreeSet<MemberId> = join_all(answers).await.into_iter().flatten().collect();
-        let next = suspicion.on_answers(&lost, rand::random());
+        let lost: BTreeMap<MemberId, _> = join_all(answers).await.into_iter().flatten().collect();
+        let next = suspicion.on_answers(&lost, last_entry(raft), rand::random());
         tracing::debug!(leader, ?lost, ?next, "the leader seems to be gone");
         let pause_ms = match next {
             Next::GiveUp => return,
@@ -190,42 +204,65 @@ async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use openraft::{CommittedLeaderId, LogId};
+
+    fn entry(index: u64) -> Option<WireId> {
+        Some(LogId::new(CommittedLeaderId::new(1, 1), index).into())
+    }
+
+    /// Those who lost the leader, each with as many entries.
+    fn answers(lost: &[(MemberId, u64)]) -> BTreeMap<MemberId, Option<WireId>> {
+        lost.iter().map(|(id, index)| (*id, entry(*index))).collect()
+    }
 
     #[test]
     fn only_a_majority_that_lost_the_leader_elects() {
         let is_election = |next: Next| matches!(next, Next::Elect { .. });
         for (voters, lost, expected) in [
-            (&[1, 2, 3][..], &[2][..], true),
+            (&[1, 2, 3][..], &[(2, 5)][..], true),
             (&[1, 2, 3], &[], false),
-            (&[1, 2, 3], &[9], false),
-            (&[1, 2, 3, 4, 5], &[2], false),
-            (&[1, 2, 3, 4, 5], &[2, 4], true),
+            (&[1, 2, 3], &[(9, 5)], false),
+            (&[1, 2, 3, 4, 5], &[(2, 5)], false),
+            (&[1, 2, 3, 4, 5], &[(2, 5), (4, 5)], true),
             (&[1, 2], &[], false),
-            (&[1, 2, 3, 4], &[2], false),
-            (&[2, 3, 4], &[2, 3], false),
+            (&[1, 2, 3, 4], &[(2, 5)], false),
+            (&[2, 3, 4], &[(2, 5), (3, 5)], false),
         ] {
             let mut suspicion = Suspicion::new(1, voters.iter().copied().collect());
-            let lost = lost.iter().copied().collect();
-            assert_eq!(is_election(suspicion.on_answers(&lost, 7)), expected, "{voters:?} {lost:?}");
+            let next = suspicion.on_answers(&answers(lost), entry(5), 7);
+            assert_eq!(is_election(next), expected, "{voters:?} {lost:?}");
         }
     }
 
     #[test]
-    fn both_kinds_of_rounds_end_and_delays_grow_within_bounds() {
-        let mut suspicion = Suspicion::new(1, BTreeSet::from([1, 2, 3]));
-        let asked =
-            (0..100).take_while(|_| suspicion.on_answers(&BTreeSet::new(), 0) != Next::GiveUp).count();
-        assert_eq!(asked, ASK_ROUNDS_MAX as usize - 1);
-        let mut suspicion = Suspicion::new(1, BTreeSet::from([1, 2, 3]));
-        let (mut total_ms, mut rounds) = (0, 0);
-        while let Next::Elect { after_ms, pause_ms } =
-            suspicion.on_answers(&BTreeSet::from([2]), 1_234_567 + total_ms)
-        {
-            rounds += 1;
-            assert!(after_ms < ELECT_WITHIN_MS * rounds && pause_ms > ELECT_AGAIN_AFTER_MS * rounds);
-            total_ms += after_ms + pause_ms;
+    fn all_free_themselves_at_once_and_then_the_longest_log_goes_first() {
+        for (mine, others, goes_first) in [
+            (5, &[(1, 4)][..], true),
+            (5, &[(1, 5)], true),
+            (5, &[(3, 5)], false),
+            (5, &[(1, 6)], false),
+            (6, &[(1, 6), (3, 5)], true),
+        ] {
+            let mut suspicion = Suspicion::new(2, BTreeSet::from([1, 2, 3, 4]));
+            let mut others = answers(others);
+            others.insert(4, None);
+            let mut delay = || match suspicion.on_answers(&others, entry(mine), 1_234_567) {
+                Next::Elect { after_ms, .. } => after_ms,
+                other => panic!("{other:?}"),
+            };
+            assert!(delay() < SPREAD_MS);
+            assert_eq!(delay() < SPREAD_MS, goes_first, "{mine} {others:?}");
         }
-        assert_eq!(rounds, u64::from(ELECT_ROUNDS_MAX));
-        assert!(total_ms < 10_000);
+    }
+
+    #[test]
+    fn both_kinds_of_rounds_end() {
+        let voters = BTreeSet::from([1, 2, 3]);
+        let mut suspicion = Suspicion::new(1, voters.clone());
+        let asks = |_: &i32| suspicion.on_answers(&BTreeMap::new(), None, 0) != Next::GiveUp;
+        assert_eq!((0..100).take_while(asks).count(), ASK_ROUNDS_MAX as usize - 1);
+        let mut suspicion = Suspicion::new(1, voters);
+        let elects = |_: &i32| suspicion.on_answers(&answers(&[(2, 9)]), entry(1), 0) != Next::GiveUp;
+        assert_eq!((0..100).take_while(elects).count(), ELECT_ROUNDS_MAX as usize);
     }
 }

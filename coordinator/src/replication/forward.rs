@@ -4,7 +4,7 @@
 //! that cannot be decoded would, once in the log, stop every member.
 
 use super::types::{COMMAND_BYTES_MAX, COMMANDS_MAX, MemberId};
-use super::wire::Blob;
+use super::wire::{Blob, WireId};
 use crate::state::{Command, Reply};
 use lote_shared::network::Stream;
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,11 @@ pub enum EngineAnswer {
     Index(u64),
     /// This member does not lead, or no longer; nobody knows what became of what was proposed.
     NotLeading,
-    Lost(bool),
+    /// Whether it is lost, and the last entry of this member's log: who has most should lead next.
+    Lost {
+        is_lost: bool,
+        last: Option<WireId>,
+    },
     /// The question was not taken, with the reason in words.
     Refused(String),
 }
@@ -50,8 +54,8 @@ pub enum Forwarded {
     ReadIndex(oneshot::Sender<EngineAnswer>),
 }
 
-/// Answers whether the connection to a member is lost.
-pub type HasLost = Arc<dyn Fn(MemberId) -> bool + Send + Sync>;
+/// Answers [`EngineQuestion::HasLost`].
+pub type HasLost = Arc<dyn Fn(MemberId) -> EngineAnswer + Send + Sync>;
 
 /// Serves one peer's stream until it ends.
 pub async fn serve(stream: Stream, driver: mpsc::Sender<Forwarded>, has_lost: HasLost) {
@@ -64,7 +68,7 @@ pub async fn serve(stream: Stream, driver: mpsc::Sender<Forwarded>, has_lost: Ha
                 Err(why) => Err(EngineAnswer::Refused(why)),
             },
             EngineQuestion::ReadIndex => Ok(Forwarded::ReadIndex(answer)),
-            EngineQuestion::HasLost(member) => Err(EngineAnswer::Lost(has_lost(member))),
+            EngineQuestion::HasLost(member) => Err(has_lost(member)),
         };
         // Handed over here and not in the future, so that the order of a peer's proposals stays.
         let forwarded = forwarded.and_then(|forwarded| {

@@ -101,7 +101,7 @@ fn voters_wanted(look: &Look) -> BTreeSet<MemberId> {
         return look.voters.clone();
     }
     able.sort_by_key(|id| (*id != look.me, !look.voters.contains(id), !has_caught_up(id), *id));
-    let count = if able.len() % 2 == 0 { able.len() - 1 } else { able.len() };
+    let count = if able.len().is_multiple_of(2) { able.len() - 1 } else { able.len() };
     able.into_iter().take(count).collect()
 }
 
@@ -290,7 +290,7 @@ mod tests {
                 }
             }
             proptest::prop_assert_eq!(next_step(&look), None);
-            let odd = if desired.len() % 2 == 0 { desired.len() - 1 } else { desired.len() };
+            let odd = if desired.len().is_multiple_of(2) { desired.len() - 1 } else { desired.len() };
             proptest::prop_assert_eq!(look.voters.len(), odd);
             proptest::prop_assert!(look.voters.is_subset(&desired));
             proptest::prop_assert_eq!(look.members.keys().copied().collect::<BTreeSet<_>>(), desired);

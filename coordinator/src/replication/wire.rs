@@ -77,8 +77,9 @@ impl From<WireVote> for Vote<MemberId> {
     }
 }
 
-/// Place of an entry: term and member of the leader that made it, index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Place of an entry: term and member of the leader that made it, index. Of two logs the one with the greater last
+/// entry has more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WireId(u64, MemberId, u64);
 
 impl From<LogId<MemberId>> for WireId {
