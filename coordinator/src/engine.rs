@@ -79,7 +79,8 @@ impl Engine {
         (Engine { shared: Arc::new(shared), requests, waiting_bytes }, queue)
     }
 
-    /// Has a command made durable on a quorum and applied; the reply is the state's.
+    /// Has a command made durable on a quorum and applied, also on this member; the reply is the state's. Waits up to
+    /// 10 s for a cluster that is finding a leader ([`crate::replication::GIVE_UP_AFTER`]).
     pub async fn propose(&self, account: AccountId, action: Action) -> Result<Reply, Unavailable> {
         let key = IdempotencyKey(uuid::Uuid::new_v4().as_u128());
         self.propose_command(Command { account, key, action }).await
@@ -118,7 +119,7 @@ impl Engine {
         Ok(async move { wait.await.map_err(|_| Unavailable::NoQuorum)? })
     }
 
-    /// Waits until reads see every write acknowledged before this call.
+    /// Waits until reads here see every write that any member acknowledged before this call.
     pub async fn linearize(&self) -> Result<(), Unavailable> {
         let (answer, wait) = oneshot::channel();
         self.submit(Request::Linearize(answer))?;

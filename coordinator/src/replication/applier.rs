@@ -4,16 +4,19 @@
 //! panics, stops this member for good, naming the entry: to skip it on one replica would be worse.
 
 use super::applied::Applied;
+use super::log::EntryId;
 use super::machine::Machine;
 use super::snapshot::{self, SnapshotFile, Snapshots};
 use super::types::{self, Member, MemberId, Replies, Types};
 use crate::state::{LoadError, Stamp};
 use crate::store::{self, Store, Write};
+use lote_shared::model::Timestamp;
 use lote_shared::protocol::codec;
 use openraft::{EntryPayload, SnapshotMeta};
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Why a member does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,21 @@ impl Home for MemoryHome {
 #[derive(Debug, Default)]
 pub struct View {
     inner: Mutex<ViewInner>,
+    position: watch::Sender<Position>,
+}
+
+/// The last entry that was applied, and its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    pub id: Option<EntryId>,
+    pub now: Timestamp,
+}
+
+impl Position {
+    /// Whether the entry at `index` and everything before it is applied.
+    pub fn has_reached(&self, index: u64) -> bool {
+        self.id.is_some_and(|id| id.index >= index)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +91,17 @@ struct ViewInner {
 impl View {
     pub fn applied(&self) -> Applied {
         self.inner.lock().applied.clone()
+    }
+
+    /// Follows what is applied.
+    pub fn position(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    fn set_applied(&self, applied: Applied) {
+        let position = Position { id: applied.id, now: applied.now };
+        self.inner.lock().applied = applied;
+        self.position.send_replace(position);
     }
 
     /// Why nothing is applied any more.
@@ -94,7 +123,7 @@ impl<M: Machine> Applier<M> {
     pub fn open(machine: Arc<M>, home: Box<dyn Home>, snapshots: Snapshots) -> Result<Applier<M>, Error> {
         let applied = read_applied(&*machine.store())?;
         let view = Arc::new(View::default());
-        view.inner.lock().applied = applied.clone();
+        view.set_applied(applied.clone());
         Ok(Applier { machine, home, snapshots, applied, view })
     }
 
@@ -162,7 +191,7 @@ impl<M: Machine> Applier<M> {
     }
 
     fn set_applied(&mut self, applied: Applied) {
-        self.view.inner.lock().applied = applied.clone();
+        self.view.set_applied(applied.clone());
         self.applied = applied;
     }
 

@@ -35,6 +35,16 @@ impl ClockCore {
         ClockCore { last_us: last.0.saturating_mul(1_000), last_monotonic_us: None }
     }
 
+    /// Another member stamped an entry that was applied here now; if this one leads next, it goes on from there and
+    /// leaps no further than a leader that had stayed.
+    pub fn observe(&mut self, stamp: Timestamp, now: Reading) {
+        let stamp_us = stamp.0.saturating_mul(1_000);
+        if stamp_us > self.last_us {
+            self.last_us = stamp_us;
+            self.last_monotonic_us = Some(now.monotonic_us);
+        }
+    }
+
     /// The stamp for an entry that is made now.
     pub fn stamp(&mut self, now: Reading) -> Timestamp {
         let wall_us = now.wall.0.saturating_mul(1_000);
@@ -122,6 +132,22 @@ mod tests {
             ("a monotonic clock that stands still", 0, &[(1_000, 5), (1_000, 5)], &[1_000, 1_000]),
         ] {
             assert_eq!(stamps(last, readings), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn goes_on_from_what_another_leader_stamped() {
+        for (what, wall, passed_ms, expected) in [
+            ("an honest clock", 50_700, 700, 50_700),
+            ("a clock that is an hour ahead", 3_650_000, 700, 51_700),
+            ("a clock that is an hour behind", 1_000, 700, 50_350),
+        ] {
+            let mut clock = ClockCore::new(Timestamp(10));
+            clock.observe(Timestamp(50_000), Reading { wall: Timestamp(0), monotonic_us: 5_000 });
+            // What was seen before does not count.
+            clock.observe(Timestamp(40_000), Reading { wall: Timestamp(0), monotonic_us: 6_000 });
+            let now = Reading { wall: Timestamp(wall), monotonic_us: 5_000 + passed_ms * 1_000 };
+            assert_eq!(clock.stamp(now), Timestamp(expected), "{what}");
         }
     }
 

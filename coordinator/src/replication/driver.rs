@@ -1,191 +1,507 @@
-//! The driver: turns what waits at the engine's door into log entries and answers it.
+//! The driver: has what waits at the engine's door put into the log, by this member or by the one that leads, and
+//! answers it.
 //!
-//! **Group commit.** One entry is under way at a time. What arrives meanwhile gathers, and the next entry takes all
-//! of it, up to [`COMMANDS_MAX`] commands or [`COMMAND_BYTES_MAX`] bytes; beyond that the engine's bounded queue
-//! fills and callers are told to come back. So the number of syncs does not depend on how many callers there are.
+//! **Group commit.** One batch is under way at a time. What arrives meanwhile gathers, and the next batch takes all of
+//! it, up to [`COMMANDS_MAX`] commands or [`COMMAND_BYTES_MAX`] bytes; beyond that the engine's bounded queue fills
+//! and callers are told to come back. So the number of syncs does not depend on how many callers there are, and what
+//! was submitted in an order is proposed in that order.
 //!
-//! An entry whose leader lost its place is answered `NoQuorum` at once; it may still be applied. While a leader hears
-//! no quorum its entry and question wait; with one member that cannot be.
+//! **Where it goes.** The leader makes one entry of each batch; every other member sends it to the leader as one
+//! question, which there gathers with the leader's own. Either way a caller is answered once *this* member has applied
+//! the entry.
 //!
-//! **Reads** gather likewise: one question to Raft (is this member still the leader, and is what was committed
-//! applied) answers all that came before it.
+//! **When the leader goes away**, what was under way may or may not be applied. It is put back before everything that
+//! came later and sent again under the same idempotency keys, to whoever leads then, until it is answered or
+//! [`Parts::give_up_after`] has passed. Questions of other members are turned away; they do the same at home.
+//!
+//! **Reads** gather likewise: one question (does this leader still lead, and how far is it) answers all that came
+//! before it.
+//!
+//! **Leading** begins when an entry of this member's own term is applied, so everything before it is too: then cluster
+//! time goes on from the greatest stamp there is, an entry that carries the time is written, and only when that is
+//! applied is leadership announced.
+//!
+//! [`COMMANDS_MAX`]: super::types::COMMANDS_MAX
+//! [`COMMAND_BYTES_MAX`]: super::types::COMMAND_BYTES_MAX
 
+use super::applier::Position;
 use super::clock::{ClockCore, Time};
-use super::types::{COMMAND_BYTES_MAX, COMMANDS_MAX, Payload, Replies, Types};
-use crate::engine::{Proposal, Request, Unavailable};
+use super::due::{Due, Read};
+use super::forward::{EngineAnswer, EngineQuestion, Forwarded};
+use super::transport::{Links, peer_of};
+use super::types::{COMMANDS_MAX, Member, MemberId, Payload, Types};
+use super::waiting::{Item, Waiting};
+use crate::engine::{Request, Unavailable};
+use crate::leadership::{Leader, Leadership};
 use crate::state::{Reply, command};
 use futures::future::{BoxFuture, OptionFuture};
+use openraft::metrics::RaftServerMetrics;
 use openraft::{Raft, ServerState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
+/// How long a caller waits for a cluster that finds no leader.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// How long a stopping driver waits for its last entry.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
+/// Before something that failed is tried again with the same leader.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
 
-type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
+/// Batches that the leader has answered and this member has not applied; more of them wait until it has.
+const DUE_MAX: usize = 64;
 
-/// What waits for the next entry and the next question.
-#[derive(Default)]
-struct Gathered {
-    proposals: Vec<Proposal>,
-    bytes: usize,
-    reads: Vec<Answer<()>>,
+type Metrics = RaftServerMetrics<MemberId, Member>;
+
+/// One leadership: its term and its leader.
+type Reign = (u64, MemberId);
+
+/// What a driver works with.
+pub struct Parts<C: Types> {
+    pub raft: Raft<C>,
+    /// Starts after the last stamp in the log.
+    pub clock: ClockCore,
+    pub time: Arc<dyn Time>,
+    /// What this member has applied.
+    pub position: watch::Receiver<Position>,
+    /// Entries up to here were in the log at the start: their stamps say nothing about the time now.
+    pub replayed: u64,
+    /// The way to the other members, if there is a network.
+    pub links: Option<Arc<Links>>,
+    /// Questions of other members.
+    pub forwarded: mpsc::Receiver<Forwarded>,
+    pub leadership: watch::Sender<Leadership>,
+    pub give_up_after: Duration,
 }
 
-impl Gathered {
-    /// Whether any one command more surely fits.
-    fn has_room(&self) -> bool {
-        self.proposals.len() < COMMANDS_MAX
-            && self.bytes + command::SIZE_MAX as usize <= COMMAND_BYTES_MAX
-            && self.reads.len() < COMMANDS_MAX
-    }
-
-    fn take_in(&mut self, request: Request) {
-        match request {
-            Request::Linearize(answer) => self.reads.push(answer),
-            Request::Propose(proposal) if proposal.bytes.len() as u64 > command::SIZE_MAX => {
-                let size = proposal.bytes.len() as u64;
-                let _ = proposal.answer.send(Err(Unavailable::TooLarge { size, limit: command::SIZE_MAX }));
-            }
-            Request::Propose(proposal) => {
-                self.bytes += proposal.bytes.len();
-                self.proposals.push(proposal);
-            }
-        }
-    }
-
-    /// The commands of the next entry and who waits for them; those nobody waits for any more are dropped.
-    fn take_proposals(&mut self) -> Vec<Proposal> {
-        self.bytes = 0;
-        let mut proposals = std::mem::take(&mut self.proposals);
-        proposals.retain(|proposal| !proposal.answer.is_closed());
-        proposals
-    }
+/// Where a batch or question goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here(Reign),
+    There(Reign),
+    Nowhere,
 }
 
-/// An entry on its way.
-type Writing = BoxFuture<'static, (Vec<Answer<Reply>>, Option<Replies>)>;
-/// A question on its way.
-type Reading = BoxFuture<'static, (Vec<Answer<()>>, bool)>;
+/// What became of a batch: all of it applied by the entry at `index`, or nobody knows.
+type Landed = Option<(u64, Vec<Reply>)>;
+
+/// A batch under way.
+struct Flight {
+    place: Place,
+    items: Vec<Item>,
+    landing: BoxFuture<'static, Landed>,
+}
+
+/// A question under way, for everybody who had asked when it left.
+struct Question {
+    place: Place,
+    own: Vec<Read>,
+    forwarded: Vec<oneshot::Sender<EngineAnswer>>,
+    answer: BoxFuture<'static, Option<u64>>,
+}
 
 pub struct Driver<C: Types> {
-    raft: Raft<C>,
-    clock: ClockCore,
-    time: Arc<dyn Time>,
+    parts: Parts<C>,
+    /// The leadership of this member that is announced.
+    settled: Option<Reign>,
+    settling: Option<(Reign, BoxFuture<'static, bool>)>,
+    waiting: Waiting,
+    flight: Option<Flight>,
+    reads: Vec<Read>,
+    forwarded_reads: Vec<oneshot::Sender<EngineAnswer>>,
+    question: Option<Question>,
+    due: Vec<Due>,
+    /// Not before then is a leader asked again that did not answer.
+    retry_at: Option<Instant>,
 }
 
 impl<C: Types> Driver<C> {
-    /// `clock` starts after the last stamp in the log.
-    pub fn new(raft: Raft<C>, clock: ClockCore, time: Arc<dyn Time>) -> Driver<C> {
-        Driver { raft, clock, time }
-    }
-
-    /// Puts an entry without commands into the log and waits until it and everything before it is applied.
-    pub async fn settle(&mut self) -> Result<(), String> {
-        let now = self.clock.stamp(self.time.read());
-        let payload = Payload::new(now, std::iter::empty());
-        self.raft.client_write(payload).await.map(drop).map_err(|error| error.to_string())
+    pub fn new(parts: Parts<C>) -> Driver<C> {
+        Driver {
+            parts,
+            settled: None,
+            settling: None,
+            waiting: Waiting::default(),
+            flight: None,
+            reads: Vec::new(),
+            forwarded_reads: Vec::new(),
+            question: None,
+            due: Vec::new(),
+            retry_at: None,
+        }
     }
 
     /// Serves the queue until it is closed, `stop` turns true, or Raft fails. What waits then is told so.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut stop: watch::Receiver<bool>) {
-        let mut gathered = Gathered::default();
+        let mut server = self.parts.raft.server_metrics();
+        let mut position = self.parts.position.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut arrived = Vec::new();
-        let mut writing: Option<Writing> = None;
-        let mut reading: Option<Reading> = None;
-        let mut server = self.raft.server_metrics();
-        let mut open = true;
-        loop {
-            if writing.is_none() {
-                writing = self.start_writing(&mut gathered);
+        let (mut is_open, mut is_forwarding) = (true, true);
+        let is_told_to_stop = loop {
+            let metrics = server.borrow_and_update().clone();
+            let reached = *position.borrow_and_update();
+            self.advance(&metrics, reached);
+            if !is_open && self.is_idle() {
+                break false;
             }
-            if reading.is_none() {
-                reading = self.start_reading(&mut gathered);
-            }
-            if !open && writing.is_none() && reading.is_none() {
-                return;
-            }
+            let leads = self.settled.is_some();
+            let has_room = self.waiting.has_room() && self.reads.len() < COMMANDS_MAX;
+            let is_ticking = !self.is_idle() || self.retry_at.is_some();
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
-                changed = server.changed() => {
-                    // Raft's metrics end with it.
-                    if changed.is_err() {
-                        return;
-                    }
-                    // openraft may never answer what was proposed before leadership was lost. Dropping it tells the
-                    // callers that nobody knows.
-                    if server.borrow_and_update().state != ServerState::Leader {
-                        (writing, reading) = (None, None);
+                _ = stop.wait_for(|stop| *stop) => break true,
+                // Raft's metrics end with it.
+                changed = server.changed() => if changed.is_err() { break false },
+                changed = position.changed() => if changed.is_err() { break false },
+                _ = tick.tick(), if is_ticking => self.expire(),
+                Some(settled) = OptionFuture::from(self.settling.as_mut().map(|(_, future)| future)) => {
+                    self.on_settled(settled, &metrics);
+                }
+                Some(landed) = OptionFuture::from(self.flight.as_mut().map(|flight| &mut flight.landing)) => {
+                    self.on_landed(landed);
+                }
+                Some(index) = OptionFuture::from(self.question.as_mut().map(|asked| &mut asked.answer)) => {
+                    self.on_index(index);
+                }
+                count = queue.recv_many(&mut arrived, 1), if is_open && has_room => {
+                    is_open = count > 0;
+                    arrived.drain(..).for_each(|request| self.take_in(request));
+                    while self.waiting.has_room()
+                        && self.reads.len() < COMMANDS_MAX
+                        && let Ok(request) = queue.try_recv()
+                    {
+                        self.take_in(request);
                     }
                 }
-                Some((answers, replies)) = OptionFuture::from(writing.as_mut()) => {
-                    writing = None;
-                    answer_all(answers, replies);
-                }
-                Some((answers, linear)) = OptionFuture::from(reading.as_mut()) => {
-                    reading = None;
-                    for answer in answers {
-                        let _ = answer.send(if linear { Ok(()) } else { Err(Unavailable::NoQuorum) });
-                    }
-                }
-                count = queue.recv_many(&mut arrived, 1), if open && gathered.has_room() => {
-                    open = count > 0;
-                    arrived.drain(..).for_each(|request| gathered.take_in(request));
-                    while gathered.has_room() && let Ok(request) = queue.try_recv() {
-                        gathered.take_in(request);
+                // Whoever does not lead says so at once.
+                question = self.parts.forwarded.recv(), if is_forwarding && (has_room || !leads) => {
+                    match question {
+                        Some(question) => self.take_in_forwarded(question),
+                        None => is_forwarding = false,
                     }
                 }
             }
+        };
+        if is_told_to_stop {
+            self.finish().await;
         }
-        // The entry under way was promised an answer; nobody waits for it for ever.
-        if let Some(writing) = writing
-            && let Ok((answers, replies)) = tokio::time::timeout(FINISH_WITHIN, writing).await
+        self.parts.leadership.send_modify(|leadership| leadership.is_ours = false);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.flight.is_none()
+            && self.reads.is_empty()
+            && self.question.is_none()
+            && self.due.is_empty()
+    }
+
+    fn take_in(&mut self, request: Request) {
+        let deadline = Instant::now() + self.parts.give_up_after;
+        match request {
+            Request::Linearize(answer) => self.reads.push(Read { answer, deadline }),
+            Request::Propose(proposal) if proposal.bytes.len() as u64 > command::SIZE_MAX => {
+                let size = proposal.bytes.len() as u64;
+                let _ = proposal.answer.send(Err(Unavailable::TooLarge { size, limit: command::SIZE_MAX }));
+            }
+            Request::Propose(proposal) => self.waiting.push(Item::own(proposal, deadline)),
+        }
+    }
+
+    fn take_in_forwarded(&mut self, question: Forwarded) {
+        match question {
+            // Dropping the answer says that this member does not lead.
+            _ if self.settled.is_none() => {}
+            Forwarded::Propose { commands, answer } => {
+                self.waiting.push(Item::Forwarded { commands, answer });
+            }
+            Forwarded::ReadIndex(answer) => self.forwarded_reads.push(answer),
+        }
+    }
+
+    /// Does what can be done now that Raft stands as `metrics` say and everything up to `reached` is applied.
+    fn advance(&mut self, metrics: &Metrics, reached: Position) {
+        if reached.id.is_some_and(|id| id.index > self.parts.replayed) {
+            self.parts.clock.observe(reached.now, self.parts.time.read());
+        }
+        self.answer_due(reached);
+        let led = reign_led(metrics);
+        if self.settled.is_some() && self.settled != led {
+            self.settled = None;
+            self.waiting.turn_away_forwarded();
+            self.forwarded_reads.clear();
+        }
+        if self.settling.as_ref().is_some_and(|(reign, _)| led != Some(*reign)) {
+            self.settling = None;
+        }
+        self.publish(metrics);
+        if let Some(reign) = led
+            && self.settled.is_none()
+            && self.settling.is_none()
+            && reached.id.is_some_and(|id| (id.term, id.node) == reign)
         {
-            answer_all(answers, replies);
+            self.settling = Some((reign, self.settle()));
+        }
+        let place = self.place(metrics);
+        self.give_up_on_other_places(place);
+        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.retry_at = None;
+        if self.flight.is_none() {
+            self.flight = self.take_off(place, metrics);
+        }
+        if self.question.is_none() {
+            self.question = self.ask(place, metrics);
         }
     }
 
-    fn start_writing(&mut self, gathered: &mut Gathered) -> Option<Writing> {
-        let proposals = gathered.take_proposals();
-        if proposals.is_empty() {
-            return None;
+    fn place(&self, metrics: &Metrics) -> Place {
+        if let Some(reign) = self.settled {
+            return Place::Here(reign);
         }
-        let now = self.clock.stamp(self.time.read());
-        let payload = Payload::new(now, proposals.iter().map(|proposal| proposal.bytes.as_slice()));
-        let answers = proposals.into_iter().map(|proposal| proposal.answer).collect();
-        let raft = self.raft.clone();
-        Some(Box::pin(async move {
-            let written = raft.client_write(payload).await;
-            let replies = written.map(|response| response.data);
-            let replies = replies.inspect_err(|error| tracing::warn!(%error, "an entry was not applied"));
-            (answers, replies.ok())
-        }))
+        match metrics.current_leader {
+            Some(leader) if leader != metrics.id => Place::There((metrics.vote.leader_id.term, leader)),
+            _ => Place::Nowhere,
+        }
     }
 
-    fn start_reading(&mut self, gathered: &mut Gathered) -> Option<Reading> {
-        let answers = std::mem::take(&mut gathered.reads);
-        if answers.is_empty() {
+    /// openraft may never answer what was proposed before leadership was lost, and a leader that another one has
+    /// replaced may hang. While nobody leads, one that was asked may still answer.
+    fn give_up_on_other_places(&mut self, place: Place) {
+        let is_gone = |other: Place| match other {
+            Place::Here(_) => other != place,
+            _ => other != place && place != Place::Nowhere,
+        };
+        if self.flight.as_ref().is_some_and(|flight| is_gone(flight.place)) {
+            self.on_landed(None);
+            self.retry_at = None;
+        }
+        if self.question.as_ref().is_some_and(|question| is_gone(question.place)) {
+            self.on_index(None);
+            self.retry_at = None;
+        }
+    }
+
+    /// Puts an entry that carries nothing but the time into the log.
+    fn settle(&mut self) -> BoxFuture<'static, bool> {
+        let payload = Payload::new(self.stamp(), std::iter::empty());
+        let raft = self.parts.raft.clone();
+        Box::pin(async move { raft.client_write(payload).await.is_ok() })
+    }
+
+    fn on_settled(&mut self, is_settled: bool, metrics: &Metrics) {
+        let Some((reign, _)) = self.settling.take() else { return };
+        // Leadership may be lost by now; the next look at Raft sees to that.
+        if is_settled && reign_led(metrics) == Some(reign) {
+            tracing::info!(term = reign.0, "this member leads");
+            self.settled = Some(reign);
+        }
+    }
+
+    fn stamp(&mut self) -> lote_shared::model::Timestamp {
+        self.parts.clock.stamp(self.parts.time.read())
+    }
+
+    fn publish(&self, metrics: &Metrics) {
+        let look = Leadership {
+            term: metrics.vote.leader_id.term,
+            leader: metrics.current_leader.map(|member| {
+                let known = metrics.membership_config.membership().get_node(&member);
+                let Member { peer, addresses } = known.cloned().unwrap_or_default();
+                Leader { member, peer, addresses }
+            }),
+            is_ours: self.settled.is_some(),
+        };
+        self.parts.leadership.send_if_modified(|current| {
+            let is_new = *current != look;
+            *current = look;
+            is_new
+        });
+    }
+
+    fn take_off(&mut self, place: Place, metrics: &Metrics) -> Option<Flight> {
+        if place == Place::Nowhere || self.waiting.is_empty() || self.due.len() >= DUE_MAX {
             return None;
         }
-        let raft = self.raft.clone();
-        Some(Box::pin(async move { (answers, raft.ensure_linearizable().await.is_ok()) }))
+        let items = self.waiting.take();
+        if items.is_empty() {
+            return None;
+        }
+        let commands: Vec<_> = items.iter().flat_map(Item::commands).cloned().collect();
+        let landing: BoxFuture<'static, Landed> = match place {
+            Place::Here(_) => {
+                let payload = Payload::new(self.stamp(), commands.iter().map(|command| &*command.0));
+                let raft = self.parts.raft.clone();
+                Box::pin(async move {
+                    let written = raft.client_write(payload).await;
+                    let written =
+                        written.inspect_err(|error| tracing::debug!(%error, "an entry was not applied"));
+                    written.ok().map(|response| (response.log_id.index, response.data))
+                })
+            }
+            _ => {
+                let asked = self.ask_leader(metrics, EngineQuestion::Propose(commands));
+                Box::pin(async move {
+                    match asked.await {
+                        Some(EngineAnswer::Replies { index, replies }) => Some((index, replies)),
+                        _ => None,
+                    }
+                })
+            }
+        };
+        Some(Flight { place, items, landing })
+    }
+
+    /// The leader's answer; `None` if there is no way to it, or it broke.
+    fn ask_leader(
+        &self,
+        metrics: &Metrics,
+        question: EngineQuestion,
+    ) -> impl Future<Output = Option<EngineAnswer>> + Send + 'static {
+        let member = metrics
+            .current_leader
+            .and_then(|leader| metrics.membership_config.membership().get_node(&leader));
+        let link =
+            self.parts.links.as_ref().zip(member.and_then(peer_of)).map(|(links, peer)| links.engine(peer));
+        async move {
+            let answer = link?.ask(question).await;
+            if let Ok(EngineAnswer::Refused(why)) = &answer {
+                tracing::warn!(why, "the leader refused what was forwarded");
+            }
+            answer.inspect_err(|error| tracing::debug!(%error, "the leader did not answer")).ok()
+        }
+    }
+
+    fn on_landed(&mut self, landed: Landed) {
+        let Some(Flight { items, place, .. }) = self.flight.take() else { return };
+        let count: usize = items.iter().map(|item| item.commands().len()).sum();
+        let landed = landed.filter(|(_, replies)| replies.len() == count);
+        let Some((index, replies)) = landed else {
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            self.waiting.put_back(items);
+            if !matches!(place, Place::Here(_)) || self.settled.is_none() {
+                self.waiting.turn_away_forwarded();
+            }
+            return;
+        };
+        let mut replies = replies.into_iter();
+        let mut own = Vec::new();
+        for item in items {
+            match item {
+                Item::Own { answer, .. } => own.extend(answer.zip(replies.next())),
+                Item::Forwarded { commands, answer } => {
+                    let replies = replies.by_ref().take(commands.len()).collect();
+                    let _ = answer.send(EngineAnswer::Replies { index, replies });
+                }
+            }
+        }
+        self.push_due(Due { index, deadline: self.give_up_at(), replies: own, reads: Vec::new() });
+    }
+
+    fn give_up_at(&self) -> Instant {
+        Instant::now() + self.parts.give_up_after
+    }
+
+    fn push_due(&mut self, due: Due) {
+        self.due.push(due);
+        let reached = *self.parts.position.borrow();
+        self.answer_due(reached);
+    }
+
+    fn answer_due(&mut self, reached: Position) {
+        for due in self.due.extract_if(.., |due| reached.has_reached(due.index)) {
+            due.answer();
+        }
+    }
+
+    fn ask(&mut self, place: Place, metrics: &Metrics) -> Option<Question> {
+        if place == Place::Nowhere || (self.reads.is_empty() && self.forwarded_reads.is_empty()) {
+            return None;
+        }
+        let answer: BoxFuture<'static, Option<u64>> = match place {
+            Place::Here(_) => {
+                let raft = self.parts.raft.clone();
+                Box::pin(async move {
+                    let asked = raft.get_read_log_id().await;
+                    asked.ok().map(|(read, _)| read.map_or(0, |id| id.index))
+                })
+            }
+            _ => {
+                let asked = self.ask_leader(metrics, EngineQuestion::ReadIndex);
+                Box::pin(async move {
+                    match asked.await {
+                        Some(EngineAnswer::Index(index)) => Some(index),
+                        _ => None,
+                    }
+                })
+            }
+        };
+        let (own, forwarded) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.forwarded_reads));
+        Some(Question { place, own, forwarded, answer })
+    }
+
+    fn on_index(&mut self, index: Option<u64>) {
+        let Some(Question { mut own, forwarded, .. }) = self.question.take() else { return };
+        match index {
+            Some(index) => {
+                for answer in forwarded {
+                    let _ = answer.send(EngineAnswer::Index(index));
+                }
+                let deadline = own.iter().map(|read| read.deadline).max().unwrap_or_else(Instant::now);
+                self.push_due(Due { index, deadline, replies: Vec::new(), reads: own });
+            }
+            None => {
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                own.append(&mut self.reads);
+                self.reads = own;
+            }
+        }
+    }
+
+    /// Tells those whose time is up. What nobody waits for any more is given up where it is under way.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        self.waiting.expire(now);
+        self.reads.extract_if(.., |read| read.deadline <= now).for_each(Read::refuse);
+        self.due.extract_if(.., |due| due.deadline <= now).for_each(Due::refuse);
+        if let Some(flight) = &mut self.flight {
+            flight.items.iter_mut().for_each(|item| item.expire(now));
+            if !flight.items.iter().any(Item::is_awaited) {
+                self.flight = None;
+            }
+        }
+        if let Some(question) = &mut self.question {
+            question.own.extract_if(.., |read| read.deadline <= now).for_each(Read::refuse);
+        }
+    }
+
+    /// The batch under way was promised an answer; nobody waits for it for ever.
+    async fn finish(&mut self) {
+        let Some(flight) = &mut self.flight else { return };
+        if let Ok(landed) = tokio::time::timeout(FINISH_WITHIN, &mut flight.landing).await
+            && landed.is_some()
+        {
+            self.on_landed(landed);
+            let indexes = self.due.iter().map(|due| due.index);
+            let index = indexes.max().unwrap_or(0);
+            let mut position = self.parts.position.clone();
+            let applied = position.wait_for(|position| position.has_reached(index));
+            if tokio::time::timeout(FINISH_WITHIN, applied).await.is_ok_and(|applied| applied.is_ok()) {
+                self.due.drain(..).for_each(Due::answer);
+            }
+        }
     }
 }
 
-/// Each command its reply; if the entry has none, nobody knows whether it will be applied.
-fn answer_all(answers: Vec<Answer<Reply>>, replies: Option<Replies>) {
-    let replies = replies.filter(|replies| replies.len() == answers.len());
-    match replies {
-        Some(replies) => {
-            for (answer, reply) in answers.into_iter().zip(replies) {
-                let _ = answer.send(Ok(reply));
-            }
-        }
-        None => {
-            for answer in answers {
-                let _ = answer.send(Err(Unavailable::NoQuorum));
-            }
-        }
-    }
+/// The leadership that this member has won, whether or not it is announced.
+fn reign_led(metrics: &Metrics) -> Option<Reign> {
+    let vote = &metrics.vote;
+    let leads =
+        metrics.state == ServerState::Leader && vote.committed && vote.leader_id.node_id == metrics.id;
+    leads.then_some((vote.leader_id.term, metrics.id))
 }

@@ -106,22 +106,22 @@ impl Folder {
         let Some(text) = read_small(&path)? else {
             // The state is made after the number was written, so it must have been there.
             if self.root.join("state").join(POINTER).exists() {
-                return Err(Error::NoMember { path });
+                return Err(Error::MemberUnknown { path });
             }
             return Ok(None);
         };
         match text.strip_suffix('\n').map(|line| line.split_once(' ')) {
             Some(Some((number, crc))) if crc == crc_of(number) => {
-                number.parse().map(Some).map_err(|_| Error::NoMember { path })
+                number.parse().map(Some).map_err(|_| Error::MemberUnknown { path })
             }
             // As the first builds wrote it.
             Some(None) => {
                 let line = text.trim_end_matches('\n');
-                let member = line.parse().map_err(|_| Error::NoMember { path })?;
+                let member = line.parse().map_err(|_| Error::MemberUnknown { path })?;
                 self.set_member(member)?;
                 Ok(Some(member))
             }
-            _ => Err(Error::NoMember { path }),
+            _ => Err(Error::MemberUnknown { path }),
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Bytes of entries sent to a follower at once, about.
-const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
+const SEND_BYTES_MAX: usize = super::wire::APPEND_BYTES_MAX;
 
 /// A handle to the log, also its reader.
 #[derive(Debug, Clone)]

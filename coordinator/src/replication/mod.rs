@@ -6,7 +6,11 @@
 //!   │ reads           └── replies ◄── state_machine ◄──┘
 //!   └── memory, store ◄── applier (its own thread) ──► store (rows and position in one batch), snapshots
 //! ```
-//! Threads: `lote-raft` runs openraft and the driver on a tokio runtime of its own and never waits for a disk;
+//! On a member that does not lead, the driver sends what gathers to the leader instead ([`forward`]); openraft speaks
+//! to the other members through [`transport`] and [`serve`], over libp2p.
+//!
+//! Threads: `lote-raft` runs openraft, the driver and the streams to other members on a tokio runtime of its own and
+//! never waits for a disk (the swarm below the streams has tasks of its own on the main runtime);
 //! `lote-log` writes and syncs the log; `lote-apply` alone changes the state; `lote-flush` flushes the store now
 //! and then.
 //!
@@ -17,37 +21,49 @@ mod applied;
 mod applier;
 mod clock;
 mod driver;
+mod due;
+mod failover;
 pub mod folder;
+mod forward;
 mod found;
 mod housekeeping;
+mod life;
+mod link;
 pub mod log;
 mod log_store;
 mod machine;
-mod network;
+pub mod membership;
 pub mod recover;
 mod replica;
+mod serve;
 mod snapshot;
 mod state_machine;
+mod transfer;
+mod transport;
 mod types;
+mod waiting;
+mod wire;
 
 #[cfg(test)]
 mod tests;
 
 pub use applied::Applied;
-pub use applier::{Applier, Home, MemoryHome, View};
+pub use applier::{Applier, Home, MemoryHome, Position, View};
 pub use clock::{ClockCore, Reading, SystemTime, Time};
-pub use driver::Driver;
+pub use driver::{Driver, GIVE_UP_AFTER, Parts};
+pub use forward::{EngineAnswer, EngineQuestion, Forwarded};
 pub use log_store::LogStore;
 pub use machine::{EngineMachine, Machine};
-pub use network::NoNetwork;
-pub use replica::{Replica, Role, Status};
+pub use replica::{MemberStatus, Replica, Role, Status};
 pub use snapshot::{SnapshotFile, Snapshots};
 pub use state_machine::StateMachine;
+pub use transport::{Links, Transport};
 pub use types::{Member, MemberId, Payload, Replies, TypeConfig, Types};
 
 use crate::engine::Engine;
 use crate::state::{Cluster, LoadError};
 use crate::store::{MemoryStore, SwitchStore};
+use lote_shared::network::{self as net, Network};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,8 +99,26 @@ impl Config {
     }
 }
 
+/// What a member's folder is opened for. A folder that was used before goes on as what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The first member of a new cluster; it gets the number 1.
+    Found { me: Member },
+    /// An empty folder waits until the leader adds this number. Never one that was used before: a member that lost its
+    /// log may have forgotten votes.
+    Join { member: MemberId },
+    /// Only a folder that was used before.
+    Resume,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("`{path}` belongs to member {found}, not to member {asked}; an empty folder is needed")]
+    OtherMember { path: PathBuf, found: MemberId, asked: MemberId },
+    #[error("`{path}` is no member's folder yet; found a cluster or join one")]
+    NoMember { path: PathBuf },
+    #[error(transparent)]
+    Network(#[from] net::Error),
     #[error("`{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("another process is using the data folder `{path}`")]
@@ -99,7 +133,7 @@ pub enum Error {
         "`{path}` is missing or unreadable although this member has run before, so its number is unknown; \
          see `lote recover`"
     )]
-    NoMember { path: PathBuf },
+    MemberUnknown { path: PathBuf },
     #[error("a recovery of `{path}` was interrupted; finish it with `lote recover`")]
     Unfinished { path: PathBuf },
     #[error("`{path}` is there already; choose another folder")]
@@ -122,13 +156,25 @@ pub enum Error {
     Raft(String),
 }
 
-/// Opens or creates the data folder and starts this member. Returns once it leads and has applied everything in
-/// its log. The engine answers `NoQuorum` after [`Replica::shutdown`].
+/// Opens or creates the data folder of a cluster of one without a network. Returns once it leads and has applied
+/// everything in its log. The engine answers `NoQuorum` after [`Replica::shutdown`].
 pub async fn open(config: Config) -> Result<(Engine, Replica), Error> {
+    open_member(config, Start::Found { me: Member::default() }, None).await
+}
+
+/// Opens or creates the data folder of a member. Returns once it runs, in whatever role; the only voter leads by then
+/// and has applied everything in its log. The network's allow-list is the caller's business; members' addresses are
+/// added here as Raft's membership names them.
+pub async fn open_member(
+    config: Config,
+    start: Start,
+    network: Option<Network>,
+) -> Result<(Engine, Replica), Error> {
     // The folder's store takes this one's place before anything is read or applied.
     let store = Arc::new(SwitchStore::new(Arc::new(MemoryStore::new())));
     let (engine, queue) = Engine::new(Cluster::new(), store.clone());
-    let machine = EngineMachine::new(&engine, store);
-    let replica = Replica::start(config, Arc::new(machine), queue, Arc::new(SystemTime::default())).await?;
+    let machine = Arc::new(EngineMachine::new(&engine, store));
+    let time = Arc::new(SystemTime::default());
+    let replica = Replica::start(config, start, network, machine, queue, time).await?;
     Ok((engine, replica))
 }

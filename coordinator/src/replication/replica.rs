@@ -1,51 +1,26 @@
-//! One running member: its threads, how it starts and how it stops.
+//! One running member, as the rest of the coordinator holds it. Its threads are in [`super::life`].
 
-use super::applier::{self, Applier, View};
-use super::clock::{ClockCore, Time};
-use super::driver::Driver;
-use super::folder::Folder;
-use super::housekeeping::keep_log_short;
+use super::applier::View;
+use super::clock::Time;
+use super::life::{Life, run};
 use super::log::{self, Log};
-use super::log_store::LogStore;
 use super::machine::Machine;
-use super::network::NoNetwork;
-use super::state_machine::StateMachine;
-use super::types::{self, Member, MemberId, TypeConfig};
-use super::{Config, Error};
+use super::membership::{self, Step};
+use super::types::{Member, MemberId, TypeConfig};
+use super::{Config, Error, Start};
 use crate::engine::Request;
-use crate::leadership::{Leader, Leadership};
+use crate::leadership::Leadership;
 use lote_shared::model::Timestamp;
-use openraft::{EntryPayload, Raft, ServerState, SnapshotPolicy};
-use std::collections::BTreeMap;
+use lote_shared::network::Network;
+use openraft::{Raft, ServerState};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, mpsc as std_mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The number of the first member of a cluster.
-const FIRST_MEMBER: MemberId = 1;
-const FLUSH_EVERY: Duration = Duration::from_millis(500);
-/// A lone member needs no one's vote; this only ends a start that hangs.
+/// The only voter needs no one's vote; this only ends a start that hangs.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
-
-/// openraft's settings (`docs/dependencies.md`).
-fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
-    let settings = openraft::Config {
-        cluster_name: "lote".to_owned(),
-        heartbeat_interval: 250,
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: 64,
-        replication_lag_threshold: config.snapshot_entries + config.keep_entries,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
-        max_in_snapshot_log_to_keep: config.keep_entries,
-        purge_batch_size: config.keep_entries.clamp(1, 1_000),
-        ..openraft::Config::default()
-    };
-    settings.validate().map_err(|error| Error::Raft(error.to_string()))
-}
 
 /// What a member is at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,14 +57,25 @@ pub struct Status {
     pub stopped: Option<String>,
 }
 
+/// A member as Raft knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub member: Member,
+    pub is_voter: bool,
+    /// The last entry it is known to have; only the leader knows.
+    pub matched: Option<u64>,
+}
+
 /// A running member. Dropping it asks it to stop; [`Replica::shutdown`] waits until it has.
 pub struct Replica {
-    raft: Raft<TypeConfig>,
-    view: Arc<View>,
-    log: Arc<Log>,
-    leadership: watch::Receiver<Leadership>,
-    stop: watch::Sender<bool>,
-    ended: watch::Receiver<bool>,
+    pub(super) raft: Raft<TypeConfig>,
+    pub(super) view: Arc<View>,
+    pub(super) log: Arc<Log>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    /// That of `lote-raft`.
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) ended: watch::Receiver<bool>,
 }
 
 impl fmt::Debug for Replica {
@@ -99,20 +85,41 @@ impl fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Starts a member of a cluster of one on a folder; `queue` brings the engine's requests.
+    /// Starts a member on a folder; `queue` brings the engine's requests. Returns once it runs, and if it is the only
+    /// voter once it leads and has applied everything in its log. Without a network it stays alone.
     pub async fn start<M: Machine>(
         config: Config,
+        start: Start,
+        network: Option<Network>,
         machine: Arc<M>,
         queue: mpsc::Receiver<Request>,
         time: Arc<dyn Time>,
     ) -> Result<Replica, Error> {
         let (started, wait) = oneshot::channel();
         let path = config.folder.clone();
+        let life = Life { config, start, network, queue, time };
         std::thread::Builder::new()
             .name("lote-raft".to_owned())
-            .spawn(move || run(&config, machine, queue, time, started))
+            .spawn(move || run(life, machine, started))
             .map_err(|source| Error::Io { path, source })?;
-        wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))?
+        let (replica, is_only_voter) =
+            wait.await.map_err(|_| Error::Raft("the starting thread ended".to_owned()))??;
+        if is_only_voter {
+            replica.wait_to_lead().await?;
+        }
+        Ok(replica)
+    }
+
+    async fn wait_to_lead(&self) -> Result<(), Error> {
+        let mut leadership = self.leadership.clone();
+        let leads = leadership.wait_for(|leadership| leadership.is_ours);
+        let why = match tokio::time::timeout(LEAD_WITHIN, leads).await {
+            Ok(Ok(_)) => return Ok(()),
+            // The driver has ended.
+            Ok(Err(_)) => self.stopped().await,
+            Err(_) => format!("the only voter did not lead within {} s", LEAD_WITHIN.as_secs()),
+        };
+        Err(Error::Raft(why))
     }
 
     /// Stops proposing, finishes what is under way, flushes, and lets go of the folder.
@@ -130,7 +137,7 @@ impl Replica {
         self.status().stopped.unwrap_or_else(|| "the member has stopped".to_owned())
     }
 
-    /// Follows who leads. It does not change while there is one member.
+    /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
@@ -167,181 +174,55 @@ impl Replica {
         }
     }
 
+    /// Raft's members. Every member knows them; how far each is only the leader does.
+    pub fn members(&self) -> BTreeMap<MemberId, MemberStatus> {
+        let metrics = self.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+        let matched = metrics.replication.unwrap_or_default();
+        let status = |(id, member): (&MemberId, &Member)| {
+            let matched = matched.get(id).copied().flatten().map(|id| id.index);
+            (*id, MemberStatus { member: member.clone(), is_voter: voters.contains(id), matched })
+        };
+        membership.nodes().map(status).collect()
+    }
+
+    /// For a leader: the time since a quorum last heard it, measured from when it spoke. `None` if this member does
+    /// not lead, or was not heard yet.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
+    }
+
+    /// For the leader: replicates to a new member, which does not vote.
+    pub async fn add_learner(&self, id: MemberId, member: Member) -> Result<(), Error> {
+        self.change(Step::AddLearner(id, member)).await
+    }
+
+    /// For the leader: these members vote from now on; those who do no longer stay as learners.
+    pub async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), Error> {
+        self.change(Step::SetVoters(voters)).await
+    }
+
+    /// For the leader: forgets a member that does not vote.
+    pub async fn remove(&self, id: MemberId) -> Result<(), Error> {
+        self.change(Step::Remove(id)).await
+    }
+
+    async fn change(&self, step: Step) -> Result<(), Error> {
+        membership::change(&self.raft, step).await.map_err(Error::Raft)
+    }
+
+    /// From now on, whenever this member leads, it brings Raft's membership to what `desired` says, a step at a time.
+    /// `desired` reads the coordinators out of the state; `None` means that it does not know.
+    pub fn keep_membership(
+        &self,
+        desired: impl Fn() -> Option<BTreeMap<MemberId, Member>> + Send + Sync + 'static,
+    ) {
+        self.runtime.spawn(membership::keep(self.raft.clone(), self.leadership(), desired));
+    }
+
     /// Has a snapshot written now; it is done some time after this returns.
     pub async fn snapshot(&self) -> Result<(), Error> {
         self.raft.trigger().snapshot().await.map_err(|error| Error::Raft(error.to_string()))
-    }
-}
-
-/// A folder that was opened and brought to memory.
-struct Opened<M: Machine> {
-    member: MemberId,
-    log: Arc<Log>,
-    machine: Arc<M>,
-    view: Arc<View>,
-    state_machine: StateMachine<M>,
-    applying: JoinHandle<Applier<M>>,
-    clock: ClockCore,
-    /// Dropped last: nobody else may open the folder before.
-    folder: Folder,
-}
-
-/// The whole life of the `lote-raft` thread.
-fn run<M: Machine>(
-    config: &Config,
-    machine: Arc<M>,
-    queue: mpsc::Receiver<Request>,
-    time: Arc<dyn Time>,
-    started: oneshot::Sender<Result<Replica, Error>>,
-) {
-    let opened = match open(config, machine) {
-        Ok(opened) => opened,
-        Err(error) => {
-            let _ = started.send(Err(error));
-            return;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(source) => {
-            let _ = started.send(Err(Error::Io { path: config.folder.clone(), source }));
-            return;
-        }
-    };
-    let Opened { member, log, machine, view, state_machine, applying, clock, folder } = opened;
-    // Nothing is ever sent: that it closes is the message.
-    let (flush_end, flushing) = std_mpsc::sync_channel::<()>(0);
-    let flusher = {
-        let (machine, view) = (machine.clone(), view.clone());
-        std::thread::Builder::new()
-            .name("lote-flush".to_owned())
-            .spawn(move || flush_now_and_then(&*machine, &view, &flushing))
-    };
-    let (stop, stopping) = watch::channel(false);
-    let (end, ended) = watch::channel(false);
-    runtime.block_on(async {
-        match lead(config, member, &log, state_machine, clock, time).await {
-            Ok((raft, driver)) => {
-                let term = raft.metrics().borrow().current_term;
-                let leader = Leader { member, peer: String::new(), addresses: Vec::new() };
-                let leads = Leadership { term, leader: Some(leader), is_ours: true };
-                let (_publish, leadership) = watch::channel(leads);
-                let replica = Replica { raft: raft.clone(), view, log: log.clone(), leadership, stop, ended };
-                tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
-                if started.send(Ok(replica)).is_ok() {
-                    driver.run(queue, stopping).await;
-                }
-                let _ = raft.shutdown().await;
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-            }
-        }
-    });
-    // With the runtime the last handles of the state machine go, and the applying thread ends.
-    drop(runtime);
-    let _ = applying.join();
-    drop(flush_end);
-    if let Ok(flusher) = flusher {
-        let _ = flusher.join();
-    }
-    if let Err(error) = machine.store().flush() {
-        tracing::warn!(%error, "the store could not be flushed; the log brings it forward at the next start");
-    }
-    drop(machine);
-    log.close();
-    drop(folder);
-    let _ = end.send(true);
-}
-
-/// Everything that reads the disk before Raft starts.
-fn open<M: Machine>(config: &Config, machine: Arc<M>) -> Result<Opened<M>, Error> {
-    let folder = Folder::open(&config.folder)?;
-    let known = folder.member()?;
-    let options = log::Options {
-        segment_bytes: config.segment_bytes,
-        may_create: known.is_none(),
-        ..log::Options::default()
-    };
-    let log = Arc::new(Log::open(Arc::new(folder.log_disk()?), &options)?);
-    let member = known.unwrap_or(FIRST_MEMBER);
-    if known.is_none() {
-        // A log that was used belongs to a member, whose number is gone.
-        if log.state() != log::State::default() {
-            return Err(Error::NoMember { path: config.folder.join("raft/member") });
-        }
-        folder.set_member(member)?;
-    }
-    let snapshots = folder.snapshots()?;
-    let mut states = folder.states(config.store_cache_bytes)?;
-    states.open_state(log.state().purged, &snapshots, |store| Ok(machine.load(store)?))?;
-    let applier = Applier::open(machine.clone(), Box::new(states), snapshots)?;
-    let clock = ClockCore::new(last_stamp(&log, &applier)?);
-    let view = applier.view();
-    let (state_machine, applying) = StateMachine::on_thread(applier)
-        .map_err(|source| Error::Io { path: config.folder.clone(), source })?;
-    Ok(Opened { member, log, machine, view, state_machine, applying, clock, folder })
-}
-
-/// The greatest stamp so far: in the log, where entries may wait to be applied, or in the state.
-fn last_stamp<M: Machine>(log: &Log, applier: &Applier<M>) -> Result<Timestamp, Error> {
-    let applied = applier.applied();
-    let first = applied.index().map_or(0, |index| index + 1);
-    let end = log.state().last.map_or(0, |last| last.index + 1);
-    for index in (first..end).rev() {
-        for entry in log.read(index..index + 1, usize::MAX)? {
-            let failed =
-                |error: types::Error| Error::Apply(applier::Error::Entry { index, why: error.to_string() });
-            let entry = types::from_log::<TypeConfig>(&entry).map_err(failed)?;
-            if let EntryPayload::Normal(payload) = &entry.payload {
-                return Ok(applied.now.max(payload.now().map_err(failed)?));
-            }
-        }
-    }
-    Ok(applied.now)
-}
-
-/// Starts Raft and brings it to leadership with everything in the log applied.
-async fn lead<M: Machine>(
-    config: &Config,
-    member: MemberId,
-    log: &Arc<Log>,
-    state_machine: StateMachine<M>,
-    clock: ClockCore,
-    time: Arc<dyn Time>,
-) -> Result<(Raft<TypeConfig>, Driver<TypeConfig>), Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
-    let settings = Arc::new(raft_config(config)?);
-    let raft = Raft::new(member, settings, NoNetwork, LogStore::new(log.clone()), state_machine)
-        .await
-        .map_err(|error| failed(&error))?;
-    if !raft.is_initialized().await.map_err(|error| failed(&error))? {
-        let members = BTreeMap::from([(member, Member::default())]);
-        raft.initialize(members).await.map_err(|error| failed(&error))?;
-    } else if raft.metrics().borrow().state != ServerState::Leader {
-        // There is nobody else to wait for.
-        raft.trigger().elect().await.map_err(|error| failed(&error))?;
-    }
-    raft.wait(Some(LEAD_WITHIN))
-        .state(ServerState::Leader, "lead a cluster of one")
-        .await
-        .map_err(|error| failed(&error))?;
-    let mut driver = Driver::new(raft.clone(), clock, time);
-    driver.settle().await.map_err(|error| failed(&error))?;
-    Ok((raft, driver))
-}
-
-/// Flushes the store twice a second if anything was applied since, until the other end is dropped.
-fn flush_now_and_then(machine: &impl Machine, view: &View, end: &std_mpsc::Receiver<()>) {
-    let mut flushed = None;
-    while end.recv_timeout(FLUSH_EVERY) == Err(std_mpsc::RecvTimeoutError::Timeout) {
-        let applied = view.applied().index();
-        if applied == flushed {
-            continue;
-        }
-        match machine.store().flush() {
-            Ok(()) => flushed = applied,
-            Err(error) => tracing::warn!(%error, "the store could not be flushed"),
-        }
     }
 }

@@ -353,6 +353,7 @@ mod tests {
             flipped[at] ^= 1 << (step % 8);
             fs::write(&damaged.path, &flipped).unwrap();
             assert!(verify(&damaged).is_err(), "flip at {at}");
+            assert!(load(&damaged, &MemoryStore::new()).is_err(), "flip at {at}");
             fs::write(&damaged.path, &good[..at]).unwrap();
             assert!(verify(&damaged).is_err(), "cut at {at}");
         }

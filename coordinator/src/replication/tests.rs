@@ -1,7 +1,9 @@
-//! Replication as a whole: openraft's own storage suite, restarts, kills, damage, snapshots, group commit.
+//! Replication as a whole: openraft's own storage suite, restarts, kills, damage, snapshots, group commit, members
+//! over libp2p.
 
 mod cluster;
 mod faults;
 mod life;
+mod members;
 mod storage;
-mod toy;
+pub mod toy;

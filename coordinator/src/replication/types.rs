@@ -22,8 +22,8 @@ pub type MemberId = u64;
 pub struct Member {
     /// The libp2p peer id; empty while there is one coordinator without a network.
     pub peer: String,
-    /// Where it can be dialled.
-    pub address: String,
+    /// Where it can be dialled, as multiaddresses.
+    pub addresses: Vec<String>,
 }
 
 openraft::declare_raft_types!(
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn entries_of_every_kind_pass_through_the_log() {
-        let member = Member { peer: "p".to_owned(), address: "/ip4/127.0.0.1".to_owned() };
+        let member = Member { peer: "p".to_owned(), addresses: vec!["/ip4/127.0.0.1".to_owned()] };
         let nodes = BTreeMap::from([(1, member.clone()), (2, Member::default()), (3, member)]);
         let membership = Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([1])], nodes);
         let payloads: Vec<EntryPayload<TypeConfig>> = vec![

@@ -96,6 +96,8 @@ impl ConnectionHandler for Handler {
                 Protocol::Files => &[Protocol::Files],
                 Protocol::Data => &[Protocol::Data],
                 Protocol::Raft => &[Protocol::Raft],
+                Protocol::Snapshot => &[Protocol::Snapshot],
+                Protocol::Engine => &[Protocol::Engine],
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(Negotiation(offer), reply),

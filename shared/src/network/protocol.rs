@@ -27,13 +27,24 @@ pub enum Protocol {
     Files,
     /// Chunks of content between any two members.
     Data,
-    /// Replication between coordinators.
+    /// Replication between coordinators: entries, heartbeats, votes.
     Raft,
+    /// Snapshots of the replicated state between coordinators, apart from what must not wait behind them.
+    Snapshot,
+    /// What a coordinator that does not lead asks of the one that does.
+    Engine,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 4] = [Protocol::Session, Protocol::Files, Protocol::Data, Protocol::Raft];
+    pub const ALL: [Protocol; 6] = [
+        Protocol::Session,
+        Protocol::Files,
+        Protocol::Data,
+        Protocol::Raft,
+        Protocol::Snapshot,
+        Protocol::Engine,
+    ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
     pub const fn name(self) -> &'static str {
@@ -42,6 +53,8 @@ impl Protocol {
             Protocol::Files => "/lote/files/1",
             Protocol::Data => "/lote/data/1",
             Protocol::Raft => "/lote/raft/1",
+            Protocol::Snapshot => "/lote/snapshot/1",
+            Protocol::Engine => "/lote/engine/1",
         }
     }
 
@@ -49,7 +62,9 @@ impl Protocol {
     pub const fn may_open(self, role: Role) -> bool {
         match self {
             Protocol::Session => matches!(role, Role::Worker),
-            Protocol::Files | Protocol::Raft => matches!(role, Role::Coordinator),
+            Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine => {
+                matches!(role, Role::Coordinator)
+            }
             Protocol::Data => true,
         }
     }
@@ -58,7 +73,9 @@ impl Protocol {
     /// through the coordinator that holds the host's session.
     pub const fn may_serve(self, role: Role) -> bool {
         match self {
-            Protocol::Session | Protocol::Raft => matches!(role, Role::Coordinator),
+            Protocol::Session | Protocol::Raft | Protocol::Snapshot | Protocol::Engine => {
+                matches!(role, Role::Coordinator)
+            }
             Protocol::Files | Protocol::Data => true,
         }
     }
@@ -68,8 +85,8 @@ impl Protocol {
     /// A session needs one; the spare ones let a host come back before its broken connection was noticed here.
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
-            Protocol::Session => 4,
-            Protocol::Files | Protocol::Data | Protocol::Raft => 16,
+            Protocol::Session | Protocol::Snapshot => 4,
+            Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 16,
         }
     }
 
@@ -77,14 +94,16 @@ impl Protocol {
     pub(super) const fn accept_queue_max(self) -> usize {
         match self {
             Protocol::Session => 256,
-            Protocol::Files | Protocol::Data | Protocol::Raft => 64,
+            Protocol::Snapshot => 4,
+            Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 64,
         }
     }
 
     /// Largest frame in bytes, header included. Bulk content travels as raw bytes after a small header frame.
     pub const fn frame_bytes_max(self) -> u32 {
         match self {
-            Protocol::Session | Protocol::Raft => 16 * 1024 * 1024,
+            Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
+            Protocol::Snapshot => 64 * 1024,
             Protocol::Files | Protocol::Data => 1024 * 1024,
         }
     }
@@ -126,6 +145,8 @@ mod tests {
             (Protocol::Files, true, false, true, true),
             (Protocol::Data, true, true, true, true),
             (Protocol::Raft, true, false, true, false),
+            (Protocol::Snapshot, true, false, true, false),
+            (Protocol::Engine, true, false, true, false),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

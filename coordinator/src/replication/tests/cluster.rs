@@ -3,11 +3,12 @@
 
 use super::toy::{Toy, command};
 use crate::engine::{Engine, Unavailable};
+use crate::leadership::Leadership;
 use crate::replication::log::simulated::SimulatedDisk;
 use crate::replication::log::{Log, Options};
 use crate::replication::{
-    Applier, ClockCore, Driver, LogStore, Member, MemberId, MemoryHome, NoNetwork, Snapshots, StateMachine,
-    SystemTime, TypeConfig, View,
+    Applier, ClockCore, Driver, GIVE_UP_AFTER, LogStore, Member, MemberId, MemoryHome, Parts, Snapshots,
+    StateMachine, SystemTime, Transport, TypeConfig, View,
 };
 use crate::state::Cluster;
 use crate::store::MemoryStore;
@@ -25,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Who can be reached; members that are cut off are missing.
 #[derive(Clone, Default)]
@@ -131,12 +132,21 @@ async fn node(id: MemberId, network: impl RaftNetworkFactory<TypeConfig>, disk: 
     Node { raft, toy, view, _folder: folder }
 }
 
-/// An engine whose driver works on this member.
-fn serve(raft: &Raft<TypeConfig>) -> (Engine, watch::Sender<bool>) {
+/// An engine whose driver works on this member, and does not know the way to another.
+fn serve(node: &Node) -> (Engine, watch::Sender<bool>) {
     let (engine, queue) = Engine::new(Cluster::new(), Arc::new(MemoryStore::new()));
     let (stop, stopping) = watch::channel(false);
-    let clock = ClockCore::new(Timestamp(0));
-    let driver = Driver::new(raft.clone(), clock, Arc::new(SystemTime::default()));
+    let driver = Driver::new(Parts {
+        raft: node.raft.clone(),
+        clock: ClockCore::new(Timestamp(0)),
+        time: Arc::new(SystemTime::default()),
+        position: node.view.position(),
+        replayed: 0,
+        links: None,
+        forwarded: mpsc::channel(1).1,
+        leadership: watch::channel(Leadership::default()).0,
+        give_up_after: GIVE_UP_AFTER,
+    });
     tokio::spawn(driver.run(queue, stopping));
     (engine, stop)
 }
@@ -177,7 +187,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     nodes[&1].raft.initialize(members).await.unwrap();
     let all = BTreeSet::from([1, 2, 3]);
     let first = leader(&nodes, &all).await;
-    let (engine, _stop) = serve(&nodes[&first].raft);
+    let (engine, _stop) = serve(&nodes[&first]);
     for n in 0..20 {
         engine.propose_command(command(&format!("a{n}"))).await.unwrap().unwrap();
     }
@@ -190,7 +200,7 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
     });
     let rest: BTreeSet<MemberId> = all.iter().copied().filter(|id| *id != first).collect();
     let second = leader(&nodes, &rest).await;
-    let (engine, _stop) = serve(&nodes[&second].raft);
+    let (engine, _stop) = serve(&nodes[&second]);
     // Far enough that the log it needs is purged meanwhile.
     for n in 0..80 {
         engine.propose_command(command(&format!("b{n}"))).await.unwrap().unwrap();
@@ -224,10 +234,10 @@ async fn members_agree_through_failover_conflict_and_snapshot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_makes_the_member_unavailable_and_loses_nothing() {
     let disk = SimulatedDisk::new();
-    let node = node(1, NoNetwork, disk.clone()).await;
+    let node = node(1, Transport::new(1, None), disk.clone()).await;
     node.raft.initialize(BTreeMap::from([(1, Member::default())])).await.unwrap();
     node.raft.wait(None).state(ServerState::Leader, "lead").await.unwrap();
-    let (engine, _stop) = serve(&node.raft);
+    let (engine, _stop) = serve(&node);
     disk.run_full_at(30_000);
     let mut acknowledged = 0;
     let refused = loop {

@@ -1,7 +1,7 @@
 //! A machine small enough to see through: it counts how often each name was added.
 
 use crate::engine::{Engine, Request, Unavailable};
-use crate::replication::{Config, Error, Machine, Replica, SystemTime};
+use crate::replication::{Config, Error, Machine, Member, Replica, Start, SystemTime};
 use crate::state::{Action, Batch, Cluster, Command, IdempotencyKey, LoadError, Outcome, Reply, Stamp, keys};
 use crate::store::{self, MemoryStore, Store, SwitchStore, Write};
 use lote_shared::model::AccountId;
@@ -101,7 +101,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (engine, queue): (Engine, mpsc::Receiver<Request>) =
         Engine::new(Cluster::new(), Arc::new(MemoryStore::new()));
     let toy = Arc::new(Toy::new());
-    let replica = Replica::start(config, toy.clone(), queue, Arc::new(SystemTime::default())).await?;
+    let start = Start::Found { me: Member::default() };
+    let time = Arc::new(SystemTime::default());
+    let replica = Replica::start(config, start, None, toy.clone(), queue, time).await?;
     Ok(Running { engine, toy, replica })
 }
 

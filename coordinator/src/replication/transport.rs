@@ -1,0 +1,219 @@
+//! Raft over libp2p: how this member reaches the others.
+//!
+//! Links and streams live on the runtime of `lote-raft`, which never waits for a disk; the swarm below them has tasks
+//! of its own. A member's addresses are given to the network as Raft's membership names them.
+
+use super::forward::{EngineAnswer, EngineQuestion};
+use super::link::Link;
+use super::transfer;
+use super::types::{Member, MemberId, Types};
+use super::wire::{RaftAnswer, RaftQuestion};
+use lote_shared::network::{Multiaddr, Network, PeerId, Protocol};
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend, Snapshot, Vote};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two attempts to reach a member that cannot be reached.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+pub type RaftLink = Link<RaftQuestion, RaftAnswer>;
+pub type EngineLink = Link<EngineQuestion, EngineAnswer>;
+
+/// The streams to the other members, opened as they are needed.
+#[derive(Debug)]
+pub struct Links {
+    network: Network,
+    raft: Mutex<BTreeMap<PeerId, RaftLink>>,
+    engine: Mutex<BTreeMap<PeerId, EngineLink>>,
+}
+
+impl Links {
+    pub fn new(network: Network) -> Links {
+        Links { network, raft: Mutex::default(), engine: Mutex::default() }
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub fn raft(&self, peer: PeerId) -> RaftLink {
+        let start = || Link::start(self.network.clone(), peer, Protocol::Raft);
+        self.raft.lock().entry(peer).or_insert_with(start).clone()
+    }
+
+    pub fn engine(&self, peer: PeerId) -> EngineLink {
+        let start = || Link::start(self.network.clone(), peer, Protocol::Engine);
+        self.engine.lock().entry(peer).or_insert_with(start).clone()
+    }
+
+    /// Learns where members are, and lets go of those that are none any more.
+    pub fn set_members<'a>(&self, members: impl Iterator<Item = &'a Member>) {
+        let mut peers = BTreeSet::new();
+        for member in members {
+            let Some(peer) = peer_of(member) else { continue };
+            peers.insert(peer);
+            if peer == self.network.peer() {
+                continue;
+            }
+            // Each one added becomes the first to be tried, so the preferred one comes last.
+            for address in member.addresses.iter().rev() {
+                match address.parse::<Multiaddr>() {
+                    Ok(address) => self.network.add_address(peer, address),
+                    Err(error) => tracing::warn!(%peer, address, %error, "a member's address is unreadable"),
+                }
+            }
+        }
+        self.raft.lock().retain(|peer, _| peers.contains(peer));
+        self.engine.lock().retain(|peer, _| peers.contains(peer));
+    }
+}
+
+/// The member's peer id, if it has a readable one.
+pub fn peer_of(member: &Member) -> Option<PeerId> {
+    member.peer.parse().ok()
+}
+
+/// Makes openraft's connections; without a network nobody can be reached.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    links: Option<Arc<Links>>,
+    me: MemberId,
+}
+
+impl Transport {
+    pub fn new(me: MemberId, links: Option<Arc<Links>>) -> Transport {
+        Transport { links, me }
+    }
+}
+
+/// A way to one member.
+#[derive(Debug)]
+pub struct Connection {
+    to: Option<(Arc<Links>, PeerId)>,
+    target: MemberId,
+    me: MemberId,
+}
+
+impl<C: Types> RaftNetworkFactory<C> for Transport {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: MemberId, member: &Member) -> Connection {
+        Connection { to: self.links.clone().zip(peer_of(member)), target, me: self.me }
+    }
+}
+
+type RpcError = RPCError<MemberId, Member, RaftError<MemberId>>;
+
+impl Connection {
+    fn to(&self) -> Result<(&Arc<Links>, PeerId), Unreachable> {
+        self.to.as_ref().map(|(links, peer)| (links, *peer)).ok_or_else(|| {
+            let why = format!("member {} has no peer id, or this one no network", self.target);
+            Unreachable::new(&io::Error::new(io::ErrorKind::NotConnected, why))
+        })
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<MemberId> {
+        Timeout { action, id: self.me, target: self.target, timeout }
+    }
+
+    async fn ask(
+        &self,
+        question: RaftQuestion,
+        action: RPCTypes,
+        option: &RPCOption,
+    ) -> Result<RaftAnswer, RpcError> {
+        let (links, peer) = self.to().map_err(RPCError::Unreachable)?;
+        let link = links.raft(peer);
+        match tokio::time::timeout(option.hard_ttl(), link.ask(question)).await {
+            Ok(Ok(RaftAnswer::Refused(why))) => {
+                let why = format!("member {} refused: {why}", self.target);
+                Err(RPCError::Network(NetworkError::new(&AnyError::error(why))))
+            }
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(unanswered)) => Err(RPCError::Unreachable(Unreachable::new(&unanswered))),
+            Err(_) => Err(RPCError::Timeout(self.timeout(action, option.hard_ttl()))),
+        }
+    }
+
+    fn nonsense(&self, answer: &RaftAnswer) -> RpcError {
+        let why = format!("member {} answered {answer:?} to another question", self.target);
+        RPCError::Network(NetworkError::new(&AnyError::error(why)))
+    }
+}
+
+impl<C: Types> RaftNetwork<C> for Connection {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<C>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        let (question, cut) = RaftQuestion::append(request)
+            .map_err(|error| RPCError::Network(NetworkError::new(&AnyError::error(error))))?;
+        match self.ask(question, RPCTypes::AppendEntries, &option).await? {
+            RaftAnswer::Appended => Ok(match cut {
+                None => AppendEntriesResponse::Success,
+                some => AppendEntriesResponse::PartialSuccess(some),
+            }),
+            RaftAnswer::Conflict => Ok(AppendEntriesResponse::Conflict),
+            RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            other => Err(self.nonsense(&other)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<MemberId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<MemberId>, RpcError> {
+        match self.ask(RaftQuestion::vote(&request), RPCTypes::Vote, &option).await? {
+            RaftAnswer::Voted { vote, granted, last } => Ok(VoteResponse {
+                vote: vote.into(),
+                vote_granted: granted,
+                last_log_id: last.map(Into::into),
+            }),
+            other => Err(self.nonsense(&other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<MemberId>,
+        snapshot: Snapshot<C>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<MemberId>, StreamingError<C, Fatal<MemberId>>> {
+        let (links, peer) = self.to().map_err(StreamingError::Unreachable)?;
+        let name = snapshot.meta.snapshot_id.clone();
+        let sending = transfer::send(links.network(), peer, vote, &name, &snapshot.snapshot);
+        let sent = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            sent = sending => sent,
+        };
+        match sent {
+            Ok(vote) => Ok(SnapshotResponse { vote }),
+            Err(transfer::Error::Stalled) => {
+                let timeout = self.timeout(RPCTypes::InstallSnapshot, option.hard_ttl());
+                Err(StreamingError::Timeout(timeout))
+            }
+            Err(error) => {
+                tracing::warn!(member = self.target, snapshot = name, %error, "a snapshot did not arrive");
+                Err(StreamingError::Unreachable(Unreachable::new(&error)))
+            }
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY_AFTER))
+    }
+}
