@@ -6,11 +6,13 @@ use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
 use crate::clock;
 use crate::data::serve::conversation;
+use crate::directory::{self, Directory, Publisher};
 use crate::engine::{Engine, Unavailable};
+use crate::leadership::Leadership;
 use crate::node_files::HostFiles;
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
-use crate::pools::{GroupStatus, Tree, TreeParts, host_session};
+use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
 use crate::replication::{self, Replica};
 use crate::state::{Action, keys};
 use actix_web::dev::ServerHandle;
@@ -18,10 +20,13 @@ use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
 use lote_shared::chunks::ChunkStore;
 use lote_shared::network::{self, Identity, Incoming, Network, Protocol, Role};
+use lote_shared::protocol::host::Directions;
+use lote_shared::protocol::members::Member;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// HTTP worker threads of each of the two servers.
@@ -46,6 +51,15 @@ pub struct CoordinatorConfig {
     pub lease_ms: u64,
     /// Empty but in tests.
     pub faults: Faults,
+}
+
+/// What a coordinator otherwise gets from its own replica and configuration, put in its place by tests.
+#[derive(Debug, Default)]
+pub struct Seams {
+    /// Who leads. The log underneath knows nothing of the terms told here.
+    pub leadership: Option<watch::Receiver<Leadership>>,
+    /// Who belongs to the cluster.
+    pub directory: Option<Directory>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,16 +88,23 @@ pub struct Coordinator {
     engine: Engine,
     replica: Arc<Replica>,
     network: Network,
-    tree: Arc<Tree>,
+    tree: Arc<LeaderTree>,
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
     blob_address: SocketAddr,
     sweeper: JoinHandle<()>,
+    /// Whoever follows the members does so until this is dropped; `None` where a test owns it.
+    _members: Option<Publisher>,
 }
 
 impl Coordinator {
-    /// Opens the data, becomes leader, and serves. Needs a running actix system.
+    /// Opens the data and serves; leads when it is this member's turn. Needs a running actix system.
     pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
+        Coordinator::start_with(config, Seams::default()).await
+    }
+
+    /// As [`Coordinator::start`], with some of what is above replication given.
+    pub async fn start_with(config: CoordinatorConfig, seams: Seams) -> Result<Coordinator, Error> {
         let batch = bind(config.batch_bind, "--batch-port")?;
         let blob = bind(config.blob_bind, "--blob-port")?;
         // The network layer binds by itself later; asking here gives the same clear error.
@@ -103,18 +124,30 @@ impl Coordinator {
         let identity = Identity::load_or_create(&config.data_dir.join("identity"))?;
         let listen = multiaddr(config.p2p_bind);
         let network = Network::start(network::Config::new(identity, vec![listen])).await?;
-        network.set_allowed(config.allowed.clone());
+        let (publisher, members) = match seams.directory {
+            Some(directory) => (None, directory),
+            None => {
+                let (publisher, directory) = Directory::new(members_of(&config.allowed, &network));
+                (Some(publisher), directory)
+            }
+        };
+        directory::apply(&network, &members.members());
+        tokio::spawn(directory::admit(network.clone(), members.clone()));
 
         let builder =
             ChunkBuilder::new(&format!("http://{batch_address}"), &format!("http://{blob_address}"));
-        let parts = TreeParts {
+        let parts = LeaderParts {
             engine: engine.clone(),
             builder,
             faults: config.faults.clone(),
             lease_ms: config.lease_ms,
+            members: members.clone(),
+            terms_are_scripted: seams.leadership.is_some(),
         };
-        let tree = Arc::new(Tree::start(parts));
-        tokio::spawn(accept_sessions(network.accept(Protocol::Session)?, Arc::clone(&tree)));
+        let leadership = seams.leadership.unwrap_or_else(|| replica.leadership());
+        let tree = Arc::new(LeaderTree::start(parts, leadership.clone()));
+        let sessions = network.accept(Protocol::Session)?;
+        tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
@@ -124,7 +157,8 @@ impl Coordinator {
         let replica = Arc::new(replica);
         let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
-        let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), || true));
+        let is_leader = move || leadership.borrow().is_ours;
+        let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone()));
         let servers = vec![
             serve(batch, move |cfg| {
@@ -135,7 +169,17 @@ impl Coordinator {
             })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
-        Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address, sweeper })
+        Ok(Coordinator {
+            engine,
+            replica,
+            network,
+            tree,
+            servers,
+            batch_address,
+            blob_address,
+            sweeper,
+            _members: publisher,
+        })
     }
 
     pub fn engine(&self) -> &Engine {
@@ -167,6 +211,11 @@ impl Coordinator {
     /// The pools' groups as people see them.
     pub async fn inspect(&self) -> Vec<GroupStatus> {
         self.tree.inspect().await
+    }
+
+    /// Whether a host has a session here.
+    pub async fn has_session(&self, host: u32) -> bool {
+        self.tree.hosts().await.iter().any(|facts| facts.host == host && facts.session.is_some())
     }
 
     /// Stops serving, then the actors, then the log.
@@ -213,19 +262,42 @@ fn serve(
     Ok(handle)
 }
 
-async fn accept_sessions(mut incoming: Incoming, tree: Arc<Tree>) {
+/// Those the configuration allows, and this coordinator itself.
+fn members_of(allowed: &BTreeMap<PeerId, Role>, network: &Network) -> Vec<Member> {
+    let own = Member::new(network.peer(), Role::Coordinator, &network.addresses());
+    let others = allowed.iter().map(|(peer, role)| Member::new(*peer, *role, &[]));
+    std::iter::once(own).chain(others).collect()
+}
+
+async fn accept_sessions(mut incoming: Incoming, tree: Arc<LeaderTree>, members: Directory) {
     let room = Arc::new(tokio::sync::Semaphore::new(SESSIONS_MAX));
     while let Some((peer, stream)) = incoming.next().await {
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             tracing::warn!(%peer, "too many sessions; refused");
             continue;
         };
-        let Some(parts) = tree.session_parts().await else { return };
+        let (tree, members) = (Arc::clone(&tree), members.clone());
         tokio::spawn(async move {
-            host_session::serve(parts, peer.to_string(), stream).await;
+            match tree.session_parts().await {
+                Some(parts) => host_session::serve(parts, peer.to_string(), stream).await,
+                None => host_session::redirect(directions(&tree.leadership(), &members), stream).await,
+            }
             drop(place);
         });
     }
+}
+
+fn directions(leadership: &Leadership, members: &Directory) -> Directions {
+    let mut coordinators = members.coordinators();
+    // A leader whose tree is not up yet sends nobody to itself.
+    let leader = leadership.leader.as_ref().filter(|leader| !leadership.is_ours && !leader.peer.is_empty());
+    if let Some(leader) = leader
+        && !coordinators.iter().any(|member| member.peer == leader.peer)
+    {
+        let (peer, addresses) = (leader.peer.clone(), leader.addresses.clone());
+        coordinators.push(Member { peer, role: Role::Coordinator, addresses });
+    }
+    Directions { term: leadership.term, leader: leader.map(|leader| leader.peer.clone()), coordinators }
 }
 
 async fn accept_data(mut incoming: Incoming, api: BlobApi) {

@@ -30,7 +30,13 @@ type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
 struct Gathered {
     proposals: Vec<Proposal>,
     bytes: usize,
-    reads: Vec<Answer<()>>,
+    reads: Vec<Read>,
+}
+
+/// A question for Raft; with a term, whether this member leads in just that one.
+struct Read {
+    term: Option<u64>,
+    answer: Answer<()>,
 }
 
 impl Gathered {
@@ -43,7 +49,8 @@ impl Gathered {
 
     fn take_in(&mut self, request: Request) {
         match request {
-            Request::Linearize(answer) => self.reads.push(answer),
+            Request::Linearize(answer) => self.reads.push(Read { term: None, answer }),
+            Request::Confirm { term, answer } => self.reads.push(Read { term: Some(term), answer }),
             Request::Propose(proposal) if proposal.bytes.len() as u64 > command::SIZE_MAX => {
                 let size = proposal.bytes.len() as u64;
                 let _ = proposal.answer.send(Err(Unavailable::TooLarge { size, limit: command::SIZE_MAX }));
@@ -67,7 +74,13 @@ impl Gathered {
 /// An entry on its way.
 type Writing = BoxFuture<'static, (Vec<Answer<Reply>>, Option<Replies>)>;
 /// A question on its way.
-type Reading = BoxFuture<'static, (Vec<Answer<()>>, bool)>;
+type Reading = BoxFuture<'static, (Vec<Read>, Led)>;
+
+/// What Raft said to a question: whether this member led, and in which term if that did not change meanwhile.
+struct Led {
+    at_all: bool,
+    term: Option<u64>,
+}
 
 pub struct Driver<C: Types> {
     raft: Raft<C>,
@@ -123,10 +136,11 @@ impl<C: Types> Driver<C> {
                     writing = None;
                     answer_all(answers, replies);
                 }
-                Some((answers, linear)) = OptionFuture::from(reading.as_mut()) => {
+                Some((reads, led)) = OptionFuture::from(reading.as_mut()) => {
                     reading = None;
-                    for answer in answers {
-                        let _ = answer.send(if linear { Ok(()) } else { Err(Unavailable::NoQuorum) });
+                    for read in reads {
+                        let holds = led.at_all && (read.term.is_none() || read.term == led.term);
+                        let _ = read.answer.send(if holds { Ok(()) } else { Err(Unavailable::NoQuorum) });
                     }
                 }
                 count = queue.recv_many(&mut arrived, 1), if open && gathered.has_room() => {
@@ -147,7 +161,14 @@ impl<C: Types> Driver<C> {
     }
 
     fn start_writing(&mut self, gathered: &mut Gathered) -> Option<Writing> {
-        let proposals = gathered.take_proposals();
+        let mut proposals = gathered.take_proposals();
+        if proposals.iter().any(|proposal| proposal.term.is_some()) {
+            let now = term(&self.raft);
+            let (current, past): (Vec<_>, Vec<_>) =
+                proposals.into_iter().partition(|proposal| proposal.term.is_none_or(|term| term == now));
+            past.into_iter().for_each(|proposal| drop(proposal.answer.send(Err(Unavailable::NoQuorum))));
+            proposals = current;
+        }
         if proposals.is_empty() {
             return None;
         }
@@ -164,13 +185,24 @@ impl<C: Types> Driver<C> {
     }
 
     fn start_reading(&mut self, gathered: &mut Gathered) -> Option<Reading> {
-        let answers = std::mem::take(&mut gathered.reads);
-        if answers.is_empty() {
+        let reads = std::mem::take(&mut gathered.reads);
+        if reads.is_empty() {
             return None;
         }
         let raft = self.raft.clone();
-        Some(Box::pin(async move { (answers, raft.ensure_linearizable().await.is_ok()) }))
+        // The round goes out after the questions came. Terms only grow, so the same one before and after it was the
+        // one in which the quorum answered.
+        Some(Box::pin(async move {
+            let before = term(&raft);
+            let at_all = raft.ensure_linearizable().await.is_ok();
+            let led = Led { at_all, term: (term(&raft) == before).then_some(before) };
+            (reads, led)
+        }))
     }
+}
+
+fn term<C: Types>(raft: &Raft<C>) -> u64 {
+    raft.metrics().borrow().current_term
 }
 
 /// Each command its reply; if the entry has none, nobody knows whether it will be applied.

@@ -39,20 +39,31 @@ const CONVERSATIONS_MAX: usize = 8;
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
-/// Where the own storage is: told by the coordinator that welcomed this host last. Clones mean the same.
+/// Endpoints remembered; each coordinator names one per account.
+const ENDPOINTS_MAX: usize = 256;
+
+/// Where the own storage is: told by the coordinators that welcomed this host. Clones mean the same.
 #[derive(Debug, Clone, Default)]
 pub struct Home(Arc<Mutex<Option<Told>>>);
 
 #[derive(Debug)]
 struct Told {
+    /// Who welcomed this host last.
     peer: PeerId,
+    /// Newest first. A task that an earlier leader gave out names that one's endpoint, and every coordinator serves
+    /// every blob, so none is forgotten while there is room.
     endpoints: Vec<String>,
 }
 
 impl Home {
     /// `endpoints` are URLs without a final slash.
-    pub fn set(&self, peer: PeerId, endpoints: Vec<String>) {
-        *self.0.lock() = Some(Told { peer, endpoints });
+    pub fn set(&self, peer: PeerId, mut endpoints: Vec<String>) {
+        let mut home = self.0.lock();
+        let before = home.take().map(|told| told.endpoints).unwrap_or_default();
+        let before = before.into_iter().filter(|end| !endpoints.contains(end)).collect::<Vec<_>>();
+        endpoints.extend(before);
+        endpoints.truncate(ENDPOINTS_MAX);
+        *home = Some(Told { peer, endpoints });
     }
 
     /// Whom to ask for this URL, if it is one of the own storage, and the URL as HTTP would send it.

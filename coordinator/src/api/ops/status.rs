@@ -3,7 +3,7 @@
 
 use crate::api::batch::{self, BatchApi};
 use crate::engine::Engine;
-use crate::pools::{GroupStatus, Tree};
+use crate::pools::{GroupStatus, LeaderTree};
 use crate::replication::Replica;
 use crate::state::{Cluster, HostState};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -19,7 +19,7 @@ const JOBS_MAX: usize = 20;
 pub struct Watch {
     pub engine: Engine,
     pub replica: Arc<Replica>,
-    pub tree: Arc<Tree>,
+    pub tree: Arc<LeaderTree>,
 }
 
 /// Registers the page; before anything that takes every path.
