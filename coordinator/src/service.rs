@@ -5,11 +5,12 @@ use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
 use crate::clock;
-use crate::data::serve::conversation;
+use crate::data::replicas::Replicas;
+use crate::data::serve::{Caller, conversation};
 use crate::directory::{self, Directory, Publisher};
 use crate::engine::{Engine, Unavailable};
 use crate::leadership::Leadership;
-use crate::node_files::HostFiles;
+use crate::node_files::{self, HostFiles};
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
 use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
@@ -88,6 +89,7 @@ pub struct Coordinator {
     engine: Engine,
     replica: Arc<Replica>,
     network: Network,
+    files: Arc<HostFiles>,
     tree: Arc<LeaderTree>,
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
@@ -150,16 +152,27 @@ impl Coordinator {
         tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
-        let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
+        let files = Arc::new(HostFiles::new(engine.clone(), network.clone(), leadership.clone()));
+        tokio::spawn(node_files::serve(network.accept(Protocol::Files)?, Arc::clone(&files)));
         let metrics = Arc::new(Metrics::default());
-        let ops = Ops { engine: engine.clone(), metrics: Arc::clone(&metrics) };
-        let batch_api = BatchApi::new(engine.clone(), files, metrics);
+        let ops =
+            Ops { engine: engine.clone(), metrics: Arc::clone(&metrics), leadership: leadership.clone() };
+        let batch_api = BatchApi::new(engine.clone(), Arc::clone(&files) as _, metrics);
         let replica = Arc::new(replica);
-        let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
-        let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
+        let watch = Watch {
+            engine: engine.clone(),
+            replica: Arc::clone(&replica),
+            tree: Arc::clone(&tree),
+            members: members.clone(),
+        };
+        let own = network.peer();
+        let others = Arc::new(move || members.other_coordinators(own));
+        let replicas = Replicas::new(network.clone(), others);
+        let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
+            .with_replicas(replicas.clone());
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
-        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone()));
+        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
         let servers = vec![
             serve(batch, move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
@@ -173,6 +186,7 @@ impl Coordinator {
             engine,
             replica,
             network,
+            files,
             tree,
             servers,
             batch_address,
@@ -211,6 +225,11 @@ impl Coordinator {
     /// The pools' groups as people see them.
     pub async fn inspect(&self) -> Vec<GroupStatus> {
         self.tree.inspect().await
+    }
+
+    /// The files of nodes, as the Batch interface serves them.
+    pub fn files(&self) -> Arc<HostFiles> {
+        Arc::clone(&self.files)
     }
 
     /// Whether a host has a session here.
@@ -300,14 +319,15 @@ fn directions(leadership: &Leadership, members: &Directory) -> Directions {
     Directions { term: leadership.term, leader: leader.map(|leader| leader.peer.clone()), coordinators }
 }
 
-async fn accept_data(mut incoming: Incoming, api: BlobApi) {
+async fn accept_data(mut incoming: Incoming, api: BlobApi, replicas: Replicas) {
     let room = Arc::new(tokio::sync::Semaphore::new(CONVERSATIONS_MAX));
     while let Some((peer, mut stream)) = incoming.next().await {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let api = api.clone();
+        // A signature that is bound to addresses cannot be judged here, where members have ids.
+        let caller = Caller { address: None, is_coordinator: replicas.is_coordinator(peer) };
         tokio::spawn(async move {
-            // A signature that is bound to addresses cannot be judged here, where members have ids.
-            match conversation(&mut stream, &api, None).await {
+            match conversation(&mut stream, &api, caller).await {
                 Ok(()) => stream.close().await,
                 Err(error) => tracing::debug!(%peer, %error, "a conversation about content broke off"),
             }

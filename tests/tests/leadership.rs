@@ -8,13 +8,17 @@ use lote_coordinator::directory::Directory;
 use lote_coordinator::leadership::{Leader, Leadership};
 use lote_coordinator::service::{Coordinator, CoordinatorConfig, Seams};
 use lote_coordinator::state::{Action, testing};
-use lote_shared::model::{AccountId, AttemptRef, JobId, TaskId, TaskState};
-use lote_shared::network::{Identity, PeerId, Role};
+use futures::TryStreamExt;
+use lote_coordinator::api::batch::files::NodeFiles;
+use lote_shared::model::{AccountId, AttemptRef, JobId, NodeKey, TaskId, TaskState, Timestamp};
+use lote_shared::network::{Identity, Incoming, PeerId, Protocol, Role};
+use lote_shared::protocol::files::{self, Operation, Properties, Request, Response};
 use lote_shared::protocol::members::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 /// Generous: it only bounds how long a broken build hangs.
@@ -62,6 +66,37 @@ fn follows(term: u64, leader: Option<&Coordinator>) -> Leadership {
         addresses: leader.p2p_addresses().iter().map(ToString::to_string).collect(),
     });
     Leadership { term, leader, is_ours: false }
+}
+
+/// What a host's file has in the test of relayed files.
+fn content() -> Vec<u8> {
+    (0..3_000_000_u32).map(|n| (n * 7 % 251) as u8).collect()
+}
+
+/// Answers every request for a file with the same one.
+async fn serve_files(mut incoming: Incoming) {
+    while let Some((_, mut stream)) = incoming.next().await {
+        tokio::spawn(async move {
+            let Ok(Some(request)) = stream.receive::<Request>().await else { return };
+            let content = content();
+            let length = content.len() as u64;
+            let properties = Properties { directory: false, length, modified: Timestamp(5), mode: 0o100_644 };
+            match request.operation {
+                Operation::Read { .. } => {
+                    stream.send(&Response::Content { properties, start: 0, length }).await.unwrap();
+                    // The second half never comes of a file with this name.
+                    let is_short = matches!(&request.operation, Operation::Read { path, .. } if path == "short");
+                    let end = if is_short { content.len() / 2 } else { content.len() };
+                    if stream.write_all(&content[..end]).await.is_err() || is_short {
+                        return;
+                    }
+                    let _ = stream.flush().await;
+                }
+                _ => stream.send(&Response::Error(files::Error::NotFound)).await.unwrap(),
+            }
+            stream.close().await;
+        });
+    }
 }
 
 /// A coordinator whose leadership the test decides.
@@ -246,5 +281,64 @@ fn a_copied_identity_gets_nothing_while_the_host_lives() {
         until("the new boot is welcome", async || copy.sessions() == 1).await;
         until("the task runs again", async || world.task("forever") == Some((TaskState::Running, 2))).await;
         world.coordinator.shutdown().await;
+    });
+}
+
+#[test]
+fn files_of_nodes_come_through_a_coordinator_that_does_not_lead() {
+    run(async {
+        let identity = Identity::ephemeral();
+        // Both know each other once both have an identity.
+        let (publisher, directory) = Directory::new(vec![Member::new(identity.peer(), Role::Worker, &[])]);
+        let leader = World::start(identity.peer(), leads(3), Some(directory.clone())).await;
+        let follower =
+            World::start(identity.peer(), follows(3, Some(&leader.coordinator)), Some(directory)).await;
+        let coordinator = |world: &World| {
+            let (peer, addresses) = (world.coordinator.peer(), world.coordinator.p2p_addresses());
+            Member::new(peer, Role::Coordinator, &addresses)
+        };
+        let worker = Member::new(identity.peer(), Role::Worker, &[]);
+        publisher.publish(vec![coordinator(&leader), coordinator(&follower), worker]);
+
+        let host = leader.host(identity.clone(), 1).await;
+        tokio::spawn(serve_files(host.network.accept(Protocol::Files).unwrap()));
+        leader.add_pool().await;
+        leader.add_task("once").await;
+        leader.reaches("once", TaskState::Completed).await;
+        // The follower's log is its own here: it is told what replication would have brought.
+        let node = leader.coordinator.engine().read(|cluster| cluster.all_nodes().next().unwrap().clone());
+        let record = leader.coordinator.engine().read(|cluster| cluster.host(node.host).unwrap().clone());
+        follower.add_pool().await;
+        let joined = Action::HostJoined {
+            peer: record.peer,
+            name: record.name,
+            boot: record.boot,
+            capacity: record.capacity,
+            address: record.address,
+            software: record.software,
+        };
+        follower.propose(joined).await;
+        let pool = follower.coordinator.engine().read(|cluster| cluster.all_pools().next().unwrap().key);
+        let grant = Action::NodeGrant { pool, host: node.host, node_id: node.id, dedicated: true };
+        follower.propose(grant).await;
+
+        let files = follower.coordinator.files();
+        let node: NodeKey = node.key;
+        let read = async |path: &str| {
+            let answer = files.read(node, path, 0, None).await?;
+            assert_eq!(answer.length, content().len() as u64);
+            let pieces = answer.bytes.map_ok(|piece| piece.to_vec()).try_concat().await;
+            Ok::<_, files::Error>(pieces.map_err(|error| error.kind()))
+        };
+        assert!(read("whole").await.unwrap().unwrap() == content());
+        assert_eq!(read("short").await.unwrap(), Err(std::io::ErrorKind::UnexpectedEof));
+        assert_eq!(files.stat(node, "any").await.unwrap_err(), files::Error::NotFound);
+        assert!(!follower.coordinator.has_session(node.0).await);
+
+        host.network.shutdown().await;
+        let away = tokio::time::timeout(WAIT, files.stat(node, "any")).await.expect("an answer in bounded time");
+        assert_eq!(away.unwrap_err(), files::Error::NodeUnavailable);
+        leader.coordinator.shutdown().await;
+        follower.coordinator.shutdown().await;
     });
 }

@@ -18,20 +18,16 @@ use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
 use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
-use lote_shared::network::{Network, OpenError, PeerId, Protocol, Stream};
+use lote_shared::network::{Network, OpenError, Patient, PeerId, Protocol};
 use lote_shared::protocol::data::{self, BlobHeaders, LIST_MAX, StreamError};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use reqwest::Url;
 use std::io::{self, Write};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep};
 
 /// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
 const CONVERSATIONS_MAX: usize = 8;
@@ -117,7 +113,7 @@ impl OwnStore {
         // After an error the stream may be in the middle of something; dropping it tells the peer.
         if result.is_ok() {
             client.end().await;
-            client.into_inner().stream.close().await;
+            client.into_inner().into_inner().close().await;
         }
         result
     }
@@ -318,61 +314,5 @@ fn failed(error: fetch::Error) -> Error {
         }
         fetch::Error::Store(chunks::Error::Io { source, .. }) => Error::Write(source),
         error => Error::Broken(error.to_string()),
-    }
-}
-
-/// A stream that fails when the peer neither sends nor takes anything for too long.
-struct Patient {
-    stream: Stream,
-    idle: Duration,
-    until: Pin<Box<Sleep>>,
-}
-
-impl Patient {
-    fn new(stream: Stream, idle: Duration) -> Patient {
-        Patient { stream, idle, until: Box::pin(tokio::time::sleep(idle)) }
-    }
-
-    /// Every step forward sets the clock back.
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        step: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        match step(Pin::new(&mut self.stream), cx) {
-            Poll::Pending => match self.until.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-                Poll::Pending => Poll::Pending,
-            },
-            ready => {
-                let until = Instant::now() + self.idle;
-                self.until.as_mut().reset(until);
-                ready
-            }
-        }
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_read(cx, out))
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.watch(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_shutdown(cx))
     }
 }

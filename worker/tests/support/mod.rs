@@ -12,7 +12,7 @@ use lote_shared::model::{
 };
 use lote_shared::network::{Config, Identity, Incoming, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::host::{
-    Answer, AttemptReport, Frame, Greeting, Hello, HostMessage, JobPart, LeaderMessage, Lease, NodeGrant, NodePhase, TaskChunk,
+    Answer, AttemptReport, Directions, Frame, Greeting, Hello, HostMessage, JobPart, LeaderMessage, Lease, NodeGrant, NodePhase, TaskChunk,
     TaskLaunch, Welcome,
 };
 use lote_shared::protocol::members::Member;
@@ -112,6 +112,7 @@ pub struct Leader {
     pub asked: u32,
     /// Whether messages are acknowledged.
     pub acknowledges: bool,
+    pub pings: u32,
     /// Told in the welcome.
     pub members: Vec<Member>,
 }
@@ -141,6 +142,7 @@ impl Leader {
             ends: BTreeMap::new(),
             asked: 0,
             acknowledges: true,
+            pings: 0,
             members: vec![],
         }
     }
@@ -164,6 +166,28 @@ impl Leader {
         self.stream = Some(stream);
         self.hello = Some(hello);
         resumed != Resumed::Continued
+    }
+
+    /// Accepts the host's next stream and sends it on.
+    pub async fn redirect(&mut self, leader: Option<&Leader>) {
+        let (_, mut stream) =
+            tokio::time::timeout(PATIENCE, self.incoming.next()).await.expect("no host came").unwrap();
+        let _offer: Resume = stream.receive().await.unwrap().unwrap();
+        let coordinators = leader.map(Leader::member).into_iter().collect();
+        let leader = leader.map(|leader| leader.network.peer().to_string());
+        stream.send(&Greeting::Elsewhere(Directions { term: 2, leader, coordinators })).await.unwrap();
+        stream.close().await;
+    }
+
+    /// This leader as others are told of it.
+    pub fn member(&self) -> Member {
+        Member::new(self.network.peer(), Role::Coordinator, &self.network.addresses())
+    }
+
+    /// Asks the host to show that it lives.
+    pub async fn probe(&mut self) {
+        let stream = self.stream.as_mut().unwrap();
+        stream.send(&Frame::<LeaderMessage>::Ping { sent_ms: 0 }).await.unwrap();
     }
 
     /// Breaks the stream.
@@ -211,6 +235,7 @@ impl Leader {
             }
             Frame::Ack { up_to } => self.session.outbox.ack(up_to).unwrap(),
             Frame::Ping { sent_ms } => {
+                self.pings += 1;
                 if self.renews {
                     let lease = Lease { sent_ms, lease_ms: self.lease_ms, now: now() };
                     stream.send(&Frame::<LeaderMessage>::Lease(lease)).await.unwrap();
