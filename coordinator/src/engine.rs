@@ -7,12 +7,13 @@
 //!
 //! The write lock is held by exactly one thread, the one that applies.
 
+use crate::leadership::Leadership;
 use crate::state::{Action, Batch, Cluster, Command, Event, IdempotencyKey, Reply, Stamp};
 use crate::store::{self, Store};
 use lote_shared::model::{AccountId, Timestamp};
 use parking_lot::RwLock;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 
 /// Commands that may wait for the driver before callers are told to come back.
 pub const QUEUE_MAX: usize = 8_192;
@@ -39,6 +40,9 @@ pub struct Proposal {
     /// `Command::encode` of it.
     pub bytes: Vec<u8>,
     pub answer: oneshot::Sender<Result<Reply, Unavailable>>,
+    /// It may enter the log only while this member leads in this term: otherwise it is answered `NoQuorum`, and
+    /// neither forwarded nor sent again ([`Engine::in_term`]).
+    pub term: Option<u64>,
     /// Its share of [`QUEUE_BYTES_MAX`], given back when the driver has taken the command.
     pub waiting: OwnedSemaphorePermit,
 }
@@ -52,6 +56,9 @@ pub enum Request {
     Propose(Proposal),
     /// Answer once this member has applied everything that was committed when this was asked.
     Linearize(oneshot::Sender<Result<(), Unavailable>>),
+    /// As `Linearize`, but only if this member itself leads in this term: a quorum must have said so to a round that
+    /// was sent after this was asked. Never forwarded.
+    Confirm { term: u64, answer: oneshot::Sender<Result<(), Unavailable>> },
 }
 
 #[derive(Debug)]
@@ -67,6 +74,22 @@ pub struct Engine {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     waiting_bytes: Arc<Semaphore>,
+    fence: Option<Fence>,
+}
+
+/// What a handle of [`Engine::in_term`] is bound to.
+#[derive(Debug, Clone)]
+struct Fence {
+    term: u64,
+    leadership: watch::Receiver<Leadership>,
+    in_log: bool,
+}
+
+impl Fence {
+    fn check(&self) -> Result<(), Unavailable> {
+        let now = self.leadership.borrow();
+        (now.is_ours && now.term == self.term).then_some(()).ok_or(Unavailable::NoQuorum)
+    }
 }
 
 impl Engine {
@@ -76,7 +99,21 @@ impl Engine {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let shared = Shared { cluster: RwLock::new(cluster), store, events };
         let waiting_bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        (Engine { shared: Arc::new(shared), requests, waiting_bytes }, queue)
+        (Engine { shared: Arc::new(shared), requests, waiting_bytes, fence: None }, queue)
+    }
+
+    /// A handle for what only the leader of one term does. Its proposals enter the log in that term or not at all,
+    /// and [`Engine::linearize`] of it says that this member still led in it when asked.
+    ///
+    /// Why: a leader that was deposed learns of it late, and a follower's proposals are forwarded. Without the fence
+    /// its tree could still say `HostLost` of a host that the next leader talks to, `HostUnknown` when it drops a
+    /// session whose host has long said hello elsewhere, or `Assign` tasks whose chunk nobody would then send; and it
+    /// could renew leases on the word of the next leader's quorum. With it, all the tree of a term ever did lies
+    /// before the first entry of the next term, which its leader applies before it builds its own tree.
+    ///
+    /// `in_log`: the log knows the term. A test that scripts leadership says no, and is fenced by `leadership` alone.
+    pub fn in_term(&self, term: u64, leadership: watch::Receiver<Leadership>, in_log: bool) -> Engine {
+        Engine { fence: Some(Fence { term, leadership, in_log }), ..self.clone() }
     }
 
     /// Has a command made durable on a quorum and applied, also on this member; the reply is the state's. Waits up to
@@ -92,6 +129,7 @@ impl Engine {
     }
 
     fn submit_command(&self, command: Command) -> Result<Answer, Unavailable> {
+        self.fence.as_ref().map_or(Ok(()), Fence::check)?;
         let bytes = command.encode().map_err(|error| match error {
             lote_shared::protocol::codec::Error::TooLarge { size, limit } => {
                 Unavailable::TooLarge { size, limit }
@@ -103,7 +141,8 @@ impl Engine {
         let waiting = self.waiting_bytes.clone().try_acquire_many_owned(size);
         let waiting = waiting.map_err(|_| Unavailable::Busy)?;
         let (answer, wait) = oneshot::channel();
-        self.submit(Request::Propose(Proposal { command, bytes, answer, waiting }))?;
+        let term = self.fence.as_ref().filter(|fence| fence.in_log).map(|fence| fence.term);
+        self.submit(Request::Propose(Proposal { command, bytes, answer, term, waiting }))?;
         Ok(wait)
     }
 
@@ -122,7 +161,11 @@ impl Engine {
     /// Waits until reads here see every write that any member acknowledged before this call.
     pub async fn linearize(&self) -> Result<(), Unavailable> {
         let (answer, wait) = oneshot::channel();
-        self.submit(Request::Linearize(answer))?;
+        self.fence.as_ref().map_or(Ok(()), Fence::check)?;
+        self.submit(match &self.fence {
+            Some(Fence { term, in_log: true, .. }) => Request::Confirm { term: *term, answer },
+            _ => Request::Linearize(answer),
+        })?;
         wait.await.map_err(|_| Unavailable::NoQuorum)?
     }
 
@@ -180,6 +223,7 @@ impl Engine {
             shared: self.shared.clone(),
             requests: mpsc::channel(1).0,
             waiting_bytes: self.waiting_bytes.clone(),
+            fence: None,
         }
     }
 
@@ -205,7 +249,7 @@ pub mod direct {
             let mut index = 0;
             while let Some(request) = queue.recv().await {
                 match request {
-                    Request::Linearize(answer) => {
+                    Request::Linearize(answer) | Request::Confirm { answer, .. } => {
                         let _ = answer.send(Ok(()));
                     }
                     Request::Propose(proposal) => {

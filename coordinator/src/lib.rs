@@ -9,6 +9,7 @@
 pub mod api;
 pub mod clock;
 pub mod data;
+pub mod directory;
 pub mod engine;
 pub mod leadership;
 pub mod node_files;

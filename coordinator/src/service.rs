@@ -6,12 +6,15 @@ use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
 use crate::api::ops::{backup, inspect};
 use crate::clock;
-use crate::data::serve::conversation;
+use crate::data::replicas::Replicas;
+use crate::data::serve::{Caller, conversation};
+use crate::directory::{self, Directory, Publisher};
 use crate::engine::{Engine, Unavailable};
-use crate::node_files::HostFiles;
+use crate::leadership::Leadership;
+use crate::node_files::{self, HostFiles};
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
-use crate::pools::{GroupStatus, Tree, TreeParts, host_session};
+use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
 use crate::replication::{self, Replica};
 use crate::state::{Action, keys};
 use actix_web::dev::ServerHandle;
@@ -19,10 +22,13 @@ use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
 use lote_shared::chunks::ChunkStore;
 use lote_shared::network::{self, Identity, Incoming, Network, Protocol, Role};
+use lote_shared::protocol::host::Directions;
+use lote_shared::protocol::members::Member;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// HTTP worker threads of each of the two servers.
@@ -47,6 +53,15 @@ pub struct CoordinatorConfig {
     pub lease_ms: u64,
     /// Empty but in tests.
     pub faults: Faults,
+}
+
+/// What a coordinator otherwise gets from its own replica and configuration, put in its place by tests.
+#[derive(Debug, Default)]
+pub struct Seams {
+    /// Who leads. The log underneath knows nothing of the terms told here.
+    pub leadership: Option<watch::Receiver<Leadership>>,
+    /// Who belongs to the cluster.
+    pub directory: Option<Directory>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,16 +90,24 @@ pub struct Coordinator {
     engine: Engine,
     replica: Arc<Replica>,
     network: Network,
-    tree: Arc<Tree>,
+    files: Arc<HostFiles>,
+    tree: Arc<LeaderTree>,
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
     blob_address: SocketAddr,
     sweeper: JoinHandle<()>,
+    /// Whoever follows the members does so until this is dropped; `None` where a test owns it.
+    _members: Option<Publisher>,
 }
 
 impl Coordinator {
-    /// Opens the data, becomes leader, and serves. Needs a running actix system.
+    /// Opens the data and serves; leads when it is this member's turn. Needs a running actix system.
     pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
+        Coordinator::start_with(config, Seams::default()).await
+    }
+
+    /// As [`Coordinator::start`], with some of what is above replication given.
+    pub async fn start_with(config: CoordinatorConfig, seams: Seams) -> Result<Coordinator, Error> {
         let batch = bind(config.batch_bind, "--batch-port")?;
         let blob = bind(config.blob_bind, "--blob-port")?;
         // The network layer binds by itself later; asking here gives the same clear error.
@@ -104,30 +127,54 @@ impl Coordinator {
         let identity = Identity::load_or_create(&config.data_dir.join("identity"))?;
         let listen = multiaddr(config.p2p_bind);
         let network = Network::start(network::Config::new(identity, vec![listen])).await?;
-        network.set_allowed(config.allowed.clone());
+        let (publisher, members) = match seams.directory {
+            Some(directory) => (None, directory),
+            None => {
+                let (publisher, directory) = Directory::new(members_of(&config.allowed, &network));
+                (Some(publisher), directory)
+            }
+        };
+        directory::apply(&network, &members.members());
+        tokio::spawn(directory::admit(network.clone(), members.clone()));
 
         let builder =
             ChunkBuilder::new(&format!("http://{batch_address}"), &format!("http://{blob_address}"));
-        let parts = TreeParts {
+        let parts = LeaderParts {
             engine: engine.clone(),
             builder,
             faults: config.faults.clone(),
             lease_ms: config.lease_ms,
+            members: members.clone(),
+            terms_are_scripted: seams.leadership.is_some(),
         };
-        let tree = Arc::new(Tree::start(parts));
-        tokio::spawn(accept_sessions(network.accept(Protocol::Session)?, Arc::clone(&tree)));
+        let leadership = seams.leadership.unwrap_or_else(|| replica.leadership());
+        let tree = Arc::new(LeaderTree::start(parts, leadership.clone()));
+        let sessions = network.accept(Protocol::Session)?;
+        tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let sources = backup::Sources { folder: config.data_dir.clone(), chunks: chunks.clone() };
-        let files = Arc::new(HostFiles::new(engine.clone(), network.clone()));
+        let files = Arc::new(HostFiles::new(engine.clone(), network.clone(), leadership.clone()));
+        tokio::spawn(node_files::serve(network.accept(Protocol::Files)?, Arc::clone(&files)));
         let metrics = Arc::new(Metrics::default());
-        let ops = Ops { engine: engine.clone(), metrics: Arc::clone(&metrics) };
-        let batch_api = BatchApi::new(engine.clone(), files, metrics);
+        let ops =
+            Ops { engine: engine.clone(), metrics: Arc::clone(&metrics), leadership: leadership.clone() };
+        let batch_api = BatchApi::new(engine.clone(), Arc::clone(&files) as _, metrics);
         let replica = Arc::new(replica);
-        let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
-        let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
-        let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), || true));
-        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone()));
+        let watch = Watch {
+            engine: engine.clone(),
+            replica: Arc::clone(&replica),
+            tree: Arc::clone(&tree),
+            members: members.clone(),
+        };
+        let own = network.peer();
+        let others = Arc::new(move || members.other_coordinators(own));
+        let replicas = Replicas::new(network.clone(), others);
+        let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
+            .with_replicas(replicas.clone());
+        let is_leader = move || leadership.borrow().is_ours;
+        let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
+        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
         let servers = vec![
             serve(batch, move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
@@ -139,7 +186,18 @@ impl Coordinator {
             })?,
             serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
-        Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address, sweeper })
+        Ok(Coordinator {
+            engine,
+            replica,
+            network,
+            files,
+            tree,
+            servers,
+            batch_address,
+            blob_address,
+            sweeper,
+            _members: publisher,
+        })
     }
 
     pub fn engine(&self) -> &Engine {
@@ -171,6 +229,16 @@ impl Coordinator {
     /// The pools' groups as people see them.
     pub async fn inspect(&self) -> Vec<GroupStatus> {
         self.tree.inspect().await
+    }
+
+    /// The files of nodes, as the Batch interface serves them.
+    pub fn files(&self) -> Arc<HostFiles> {
+        Arc::clone(&self.files)
+    }
+
+    /// Whether a host has a session here.
+    pub async fn has_session(&self, host: u32) -> bool {
+        self.tree.hosts().await.iter().any(|facts| facts.host == host && facts.session.is_some())
     }
 
     /// Stops serving, then the actors, then the log.
@@ -217,29 +285,53 @@ fn serve(
     Ok(handle)
 }
 
-async fn accept_sessions(mut incoming: Incoming, tree: Arc<Tree>) {
+/// Those the configuration allows, and this coordinator itself.
+fn members_of(allowed: &BTreeMap<PeerId, Role>, network: &Network) -> Vec<Member> {
+    let own = Member::new(network.peer(), Role::Coordinator, &network.addresses());
+    let others = allowed.iter().map(|(peer, role)| Member::new(*peer, *role, &[]));
+    std::iter::once(own).chain(others).collect()
+}
+
+async fn accept_sessions(mut incoming: Incoming, tree: Arc<LeaderTree>, members: Directory) {
     let room = Arc::new(tokio::sync::Semaphore::new(SESSIONS_MAX));
     while let Some((peer, stream)) = incoming.next().await {
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             tracing::warn!(%peer, "too many sessions; refused");
             continue;
         };
-        let Some(parts) = tree.session_parts().await else { return };
+        let (tree, members) = (Arc::clone(&tree), members.clone());
         tokio::spawn(async move {
-            host_session::serve(parts, peer.to_string(), stream).await;
+            match tree.session_parts().await {
+                Some(parts) => host_session::serve(parts, peer.to_string(), stream).await,
+                None => host_session::redirect(directions(&tree.leadership(), &members), stream).await,
+            }
             drop(place);
         });
     }
 }
 
-async fn accept_data(mut incoming: Incoming, api: BlobApi) {
+fn directions(leadership: &Leadership, members: &Directory) -> Directions {
+    let mut coordinators = members.coordinators();
+    // A leader whose tree is not up yet sends nobody to itself.
+    let leader = leadership.leader.as_ref().filter(|leader| !leadership.is_ours && !leader.peer.is_empty());
+    if let Some(leader) = leader
+        && !coordinators.iter().any(|member| member.peer == leader.peer)
+    {
+        let (peer, addresses) = (leader.peer.clone(), leader.addresses.clone());
+        coordinators.push(Member { peer, role: Role::Coordinator, addresses });
+    }
+    Directions { term: leadership.term, leader: leader.map(|leader| leader.peer.clone()), coordinators }
+}
+
+async fn accept_data(mut incoming: Incoming, api: BlobApi, replicas: Replicas) {
     let room = Arc::new(tokio::sync::Semaphore::new(CONVERSATIONS_MAX));
     while let Some((peer, mut stream)) = incoming.next().await {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let api = api.clone();
+        // A signature that is bound to addresses cannot be judged here, where members have ids.
+        let caller = Caller { address: None, is_coordinator: replicas.is_coordinator(peer) };
         tokio::spawn(async move {
-            // A signature that is bound to addresses cannot be judged here, where members have ids.
-            match conversation(&mut stream, &api, None).await {
+            match conversation(&mut stream, &api, caller).await {
                 Ok(()) => stream.close().await,
                 Err(error) => tracing::debug!(%peer, %error, "a conversation about content broke off"),
             }

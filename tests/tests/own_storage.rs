@@ -262,7 +262,10 @@ fn without_the_coordinator_it_is_a_transient_fault_and_no_other_way_is_taken() {
         let error: Error = world.store.fetch(&url, &target, 0o600).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
         // What is not below the endpoint goes there even now.
-        world.store.home().set(world.coordinator.peer(), vec![format!("{}x", world.endpoint)]);
-        assert_eq!(world.store.fetch(&url, &target, 0o600).await.unwrap(), 1);
+        let cache = ChunkStore::open(&world.folder.path().join("another")).unwrap();
+        let http = HttpStore::new(Limits::default()).unwrap();
+        let stranger = OwnStore::new(world.network.clone(), cache, http, Duration::from_secs(30));
+        stranger.home().set(world.coordinator.peer(), vec![format!("{}x", world.endpoint)]);
+        assert_eq!(stranger.fetch(&url, &target, 0o600).await.unwrap(), 1);
     });
 }

@@ -26,6 +26,7 @@ use crate::node::actor::{Adopted, Inventory, IsQuiet, NodeActor, Signal, ToNode}
 use crate::node::machine::{NodeMachine, Now, Work};
 use crate::node::memory::Memory;
 use crate::outgoing::Outgoing;
+use crate::coordinators::Coordinators;
 use crate::session::{Coordinator, FromSession, SessionTask};
 use crate::{Error, WorkerConfig};
 use actix::{Actor, Addr};
@@ -67,6 +68,7 @@ enum End {
 pub(crate) struct Supervisor {
     pub config: WorkerConfig,
     pub network: Network,
+    pub coordinators: Coordinators,
     pub roots: Roots,
     pub store: OwnStore,
     pub control: mpsc::Receiver<Control>,
@@ -154,7 +156,7 @@ impl Supervisor {
         }
         let task = SessionTask {
             network: self.network.clone(),
-            coordinators: self.config.coordinators.clone(),
+            coordinators: self.coordinators.clone(),
             host: context,
             events: session_sender,
             lease,
@@ -405,7 +407,7 @@ impl Host {
 
     fn on_leader(&mut self, message: LeaderMessage) {
         let node = match &message {
-            LeaderMessage::Grant(_) => None,
+            LeaderMessage::Grant(_) | LeaderMessage::Members(_) => None,
             LeaderMessage::Chunk(chunk) => Some(chunk.node),
             LeaderMessage::Revoke(node)
             | LeaderMessage::Recall { node, .. }

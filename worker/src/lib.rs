@@ -17,6 +17,7 @@
 pub mod attempt;
 mod clock;
 mod context;
+mod coordinators;
 pub mod files;
 pub mod host;
 mod journal;
@@ -24,6 +25,7 @@ pub mod keeper;
 pub mod layout;
 pub mod node;
 mod outgoing;
+mod search;
 mod session;
 
 pub use session::Coordinator;
@@ -31,11 +33,12 @@ pub use session::Coordinator;
 use attempt::http::{HttpStore, Limits};
 use attempt::own::{self, OwnStore};
 use attempt::transfer::{self, Retries};
+use coordinators::Coordinators;
 use files::Roots;
 use host::{Control, Supervisor};
 use lote_shared::chunks::{self, ChunkStore};
 use lote_shared::model::HostCapacity;
-use lote_shared::network::{self, Identity, Multiaddr, Network, PeerId, Protocol, Role};
+use lote_shared::network::{self, Identity, Multiaddr, Network, PeerId, Protocol};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -69,7 +72,7 @@ pub struct WorkerConfig {
     pub data_dir: PathBuf,
     /// The host's name, for people.
     pub name: String,
-    /// Tried in turn until one welcomes this host.
+    /// Tried in turn until one welcomes this host, together with those that the data directory remembers.
     pub coordinators: Vec<Coordinator>,
     pub capacity: HostCapacity,
     /// Program and first arguments that start the keeper; `--dir <data dir>/keeper` is added.
@@ -104,7 +107,7 @@ impl Worker {
     /// Starts the keeper, if none runs, and the session with a coordinator; returns at once, the rest goes on in a
     /// thread of its own. Must be called on a tokio runtime, which carries the network.
     ///
-    /// The coordinators must allow this host's peer id ([`Worker::peer`], the id of [`WorkerConfig::identity`]).
+    /// The coordinators must admit this host's peer id ([`Worker::peer`], the id of [`WorkerConfig::identity`]).
     pub async fn start(mut config: WorkerConfig) -> Result<Worker, Error> {
         config.check()?;
         let unusable = |path: PathBuf| move |source| Error::DataDir { path, source };
@@ -123,12 +126,7 @@ impl Worker {
             None => Identity::load_or_create(&config.data_dir.join("identity"))?,
         };
         let network = Network::start(network::Config::new(identity, config.listen.clone())).await?;
-        network.set_allowed(config.coordinators.iter().map(|(peer, _)| (*peer, Role::Coordinator)).collect());
-        for (peer, addresses) in &config.coordinators {
-            for address in addresses {
-                network.add_address(*peer, address.clone());
-            }
-        }
+        let coordinators = Coordinators::open(&config.data_dir, network.clone(), &config.coordinators);
         let roots = Roots::default();
         tokio::spawn(files::serve(network.accept(Protocol::Files)?, roots.clone()));
         let cache = ChunkStore::open(&config.data_dir.join("chunks"))?;
@@ -137,7 +135,9 @@ impl Worker {
         let idle = config.transfers.idle;
         let store = OwnStore::new(network.clone(), cache, HttpStore::new(config.transfers)?, idle);
         let (control, receiver) = mpsc::channel(1);
-        let supervisor = Supervisor { config, network: network.clone(), roots, store, control: receiver };
+        let network_of_session = network.clone();
+        let supervisor =
+            Supervisor { config, network: network_of_session, coordinators, roots, store, control: receiver };
         let thread = std::thread::Builder::new()
             .name("lote-worker".to_owned())
             .spawn(move || supervisor.run())

@@ -22,8 +22,10 @@ pub type Acknowledged = Vec<(NodeKey, Vec<AttemptRef>)>;
 #[derive(Debug)]
 struct State {
     session: Session<HostMessage>,
-    /// Messages for which the outbox has no room. Bounded by what the nodes hold, since the leader gives no more
-    /// work without hearing of the old.
+    /// Messages for which the outbox has no room, as while there is no leader. Bounded by what the nodes hold: a node
+    /// says what it wants only once here, and of each attempt that it started and that it ended; and a leader gives no
+    /// more attempts without hearing of the old ones. Nothing is ever dropped for lack of room. When another leader
+    /// answers, all of it goes but `NodeGone`, since the inventory says it anew.
     overflow: VecDeque<HostMessage>,
     /// Final reports by the number of their message.
     finals: BTreeMap<u64, (NodeKey, Vec<AttemptRef>)>,
@@ -47,7 +49,10 @@ impl Outgoing {
     /// Takes a message for the leader; it is kept until acknowledged, over reconnects.
     pub fn push(&self, message: HostMessage) {
         let mut state = self.state.lock();
-        state.overflow.push_back(message);
+        match state.superseded(&message) {
+            Some(earlier) => *earlier = message,
+            None => state.overflow.push_back(message),
+        }
         state.fill();
         drop(state);
         self.wake.notify_one();
@@ -147,6 +152,13 @@ impl Default for Outgoing {
 }
 
 impl State {
+    /// A waiting message that the new one makes void: levels, not deltas.
+    fn superseded(&mut self, new: &HostMessage) -> Option<&mut HostMessage> {
+        let HostMessage::Ask { node: asking, .. } = new else { return None };
+        let is_same = |m: &&mut HostMessage| matches!(m, HostMessage::Ask { node, .. } if node == asking);
+        self.overflow.iter_mut().find(is_same)
+    }
+
     /// Moves messages into the outbox as far as there is room.
     fn fill(&mut self) {
         while let Some(message) = self.overflow.pop_front() {
@@ -255,5 +267,20 @@ mod tests {
         assert_eq!(outgoing.take(usize::MAX).len() as u64, limit);
         assert_eq!(outgoing.on_ack(limit).unwrap().len() as u64, limit);
         assert_eq!(numbers(&outgoing.take(usize::MAX)), [limit + 1, limit + 2]);
+    }
+
+    #[test]
+    fn what_a_node_wants_waits_once() {
+        let outgoing = Outgoing::new();
+        outgoing.on_answer(answer(5, 0)).unwrap();
+        let limit = Limits::default().messages_max as u64;
+        (1..=limit).for_each(|task| outgoing.push(report(task)));
+        for slots in 1..=1_000 {
+            outgoing.push(HostMessage::Ask { node: NODE, slots });
+        }
+        outgoing.push(HostMessage::Ask { node: NodeKey(2), slots: 7 });
+        let waiting: Vec<HostMessage> = outgoing.state.lock().overflow.iter().cloned().collect();
+        let expected = [(NODE, 1_000), (NodeKey(2), 7)];
+        assert_eq!(waiting, expected.map(|(node, slots)| HostMessage::Ask { node, slots }));
     }
 }

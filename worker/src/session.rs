@@ -1,19 +1,23 @@
-//! The session with the leader: finds a coordinator, shakes hands, then carries messages, acknowledgements, pings and
-//! leases until the stream breaks, and begins again.
+//! The session with the leader: finds it, shakes hands, then carries messages, acknowledgements, pings and leases until
+//! the stream breaks, and begins again. Whom to ask is decided in [`crate::search`].
 //!
 //! One task per generation of the host. It decides nothing about nodes: the host gets greetings and messages in order
 //! through a bounded channel, and the keeper gets each renewed deadline at once, past the host.
 
 use crate::attempt::own::Home;
 use crate::context::HostContext;
+use crate::coordinators::Coordinators;
 use crate::keeper::sys::boottime_ms;
 use crate::keeper::wire::Request;
 use crate::outgoing::Acknowledged;
+use crate::search::Search;
 use lote_shared::network::{
-    Multiaddr, Network, OpenError, PeerId, Protocol, ReceiveHalf, SendHalf, StreamError,
+    Multiaddr, Network, OpenError, PeerId, Protocol, ReceiveHalf, SendHalf, Stream, StreamError,
 };
-use lote_shared::protocol::host::{Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome};
-use lote_shared::protocol::session::{self, LeaseClock, Resume};
+use lote_shared::protocol::host::{
+    Answer, Directions, Frame, Greeting, Hello, HostMessage, LeaderMessage, Lease, Welcome,
+};
+use lote_shared::protocol::session::{self, LeaseClock};
 use parking_lot::Mutex;
 use rand::Rng;
 use std::sync::Arc;
@@ -23,9 +27,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 /// A coordinator has this long for each part of the handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Pauses between attempts to connect.
-const PAUSE_FIRST_MS: u64 = 20;
-const PAUSE_MAX_MS: u64 = 1_000;
+/// A coordinator that cannot be reached in this time gives way to the next, if there is one.
+const OPEN_WITHIN: Duration = Duration::from_secs(1);
 /// A stream on which nothing came for a lease, but at least so long, is given up.
 const SILENCE_MIN_MS: u64 = 3_000;
 const FRAMES_AT_ONCE: usize = 64;
@@ -59,13 +62,17 @@ enum Error {
     Closed,
     #[error("nothing was heard of the coordinator for {0} ms")]
     Silence(u64),
+    #[error("this coordinator does not lead (term {}, leader {:?})", .0.term, .0.leader)]
+    Elsewhere(Directions),
+    #[error("the leader refuses this host: {0}")]
+    Refused(String),
     #[error("the host is gone")]
     HostGone,
 }
 
 pub struct SessionTask {
     pub network: Network,
-    pub coordinators: Vec<Coordinator>,
+    pub coordinators: Coordinators,
     pub host: Arc<HostContext>,
     pub events: mpsc::Sender<FromSession>,
     pub lease: Arc<Mutex<LeaseClock>>,
@@ -75,34 +82,54 @@ pub struct SessionTask {
 impl SessionTask {
     /// Runs until the host is gone.
     pub async fn run(self) {
-        let mut pause_ms = PAUSE_FIRST_MS;
-        let mut next = 0;
+        let mut search = Search::default();
         loop {
-            let Some((peer, _)) = self.coordinators.get(next % self.coordinators.len().max(1)) else {
-                return;
-            };
+            search.set_coordinators(&self.coordinators.peers());
+            // There is always one: a list that names none takes nobody away.
+            let Some(next) = search.next() else { return };
+            if next.pause_ms > 0 {
+                let jittered_ms = rand::rng().random_range(next.pause_ms / 2..=next.pause_ms * 3 / 2);
+                tokio::time::sleep(Duration::from_millis(jittered_ms)).await;
+            }
+            let peer = next.peer;
             let mut welcomed = false;
-            let error = match self.converse(*peer, &mut welcomed).await {
+            let error = match self.converse(peer, &mut welcomed).await {
                 Err(Error::HostGone) => return,
                 Err(error) => error,
                 Ok(()) => Error::Closed,
             };
-            tracing::info!(%peer, %error, "no session with the coordinator");
+            match &error {
+                Error::Elsewhere(_) => tracing::debug!(%peer, %error, "on to another coordinator"),
+                Error::Refused(_) => tracing::error!(%peer, %error, "no session with the leader"),
+                _ => tracing::info!(%peer, %error, "no session with the coordinator"),
+            }
             if matches!(error, Error::Session(_)) {
                 self.host.outgoing.give_up();
             }
             if welcomed {
-                pause_ms = PAUSE_FIRST_MS;
+                search.set_coordinators(&self.coordinators.peers());
+                search.welcomed(peer);
+                search.session_ended();
                 if self.events.send(FromSession::Disconnected).await.is_err() {
                     return;
                 }
+            } else if let Error::Elsewhere(directions) = error {
+                self.coordinators.heard(&directions.coordinators);
+                search.set_coordinators(&self.coordinators.peers());
+                search.redirected(peer, directions.leader.and_then(|leader| leader.parse().ok()));
             } else {
-                next += 1;
+                search.failed(peer);
             }
-            let jittered_ms = rand::rng().random_range(pause_ms / 2..=pause_ms * 3 / 2);
-            tokio::time::sleep(Duration::from_millis(jittered_ms)).await;
-            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
+    }
+
+    async fn open(&self, peer: PeerId) -> Result<Stream, Error> {
+        let open = self.network.open(peer, Protocol::Session);
+        if self.coordinators.peers().len() < 2 {
+            return Ok(open.await?);
+        }
+        let opened = tokio::time::timeout(OPEN_WITHIN, open).await;
+        Ok(opened.unwrap_or(Err(OpenError::Timeout))?)
     }
 
     async fn tell(&self, event: FromSession) -> Result<(), Error> {
@@ -110,12 +137,15 @@ impl SessionTask {
     }
 
     async fn converse(&self, peer: PeerId, welcomed: &mut bool) -> Result<(), Error> {
-        let stream = self.network.open(peer, Protocol::Session).await?;
+        let stream = self.open(peer).await?;
         let (mut send, mut receive) = stream.split();
         let outgoing = &self.host.outgoing;
 
         send.send(&outgoing.offer()).await?;
-        let resume: Resume = answer(&mut receive).await?;
+        let resume = match answer(&mut receive).await? {
+            Greeting::Leads(resume) => resume,
+            Greeting::Elsewhere(directions) => return Err(Error::Elsewhere(directions)),
+        };
         let (restarted, acknowledged) = outgoing.on_answer(resume)?;
         self.tell(FromSession::Acknowledged(acknowledged)).await?;
 
@@ -125,17 +155,22 @@ impl SessionTask {
         let sent_ms = boottime_ms();
         self.lease.lock().asked(sent_ms);
         send.send(&hello).await?;
-        let mut welcome: Welcome = answer(&mut receive).await?;
+        let mut welcome = match answer(&mut receive).await? {
+            Answer::Welcome(welcome) => welcome,
+            Answer::Refused(why) => return Err(Error::Refused(why)),
+        };
+        self.coordinators.told(peer, &std::mem::take(&mut welcome.members));
         self.home.set(peer, std::mem::take(&mut welcome.storage_endpoints));
         let lease_ms = welcome.lease_ms;
         // A leader watches a host from its greeting on for a whole lease, so this one is safe to take.
         self.renew(&Lease { sent_ms, lease_ms, now: welcome.now });
         *welcomed = true;
-        self.tell(FromSession::Welcome { welcome: Box::new(welcome), restarted }).await?;
+        self.tell(FromSession::Welcome { welcome, restarted }).await?;
 
-        let acks = Acks { level: AtomicU64::new(outgoing.received()), wake: Notify::new() };
+        let level = AtomicU64::new(outgoing.received());
+        let acks = Acks { level, wake: Notify::new(), asked: Notify::new() };
         tokio::select! {
-            ended = self.read(&mut receive, &acks, lease_ms) => ended,
+            ended = self.read(peer, &mut receive, &acks, lease_ms) => ended,
             ended = self.write(&mut send, &acks, lease_ms) => ended,
         }
     }
@@ -150,7 +185,13 @@ impl SessionTask {
         }
     }
 
-    async fn read(&self, receive: &mut ReceiveHalf, acks: &Acks, lease_ms: u64) -> Result<(), Error> {
+    async fn read(
+        &self,
+        peer: PeerId,
+        receive: &mut ReceiveHalf,
+        acks: &Acks,
+        lease_ms: u64,
+    ) -> Result<(), Error> {
         let patience_ms = lease_ms.max(SILENCE_MIN_MS);
         loop {
             let frame = tokio::time::timeout(
@@ -161,8 +202,10 @@ impl SessionTask {
             match frame {
                 Frame::Message { number, message } => {
                     let (new, level) = self.host.outgoing.on_message(number)?;
-                    if new {
-                        self.tell(FromSession::Message(message)).await?;
+                    match message {
+                        LeaderMessage::Members(list) => self.coordinators.told(peer, &list),
+                        message if new => self.tell(FromSession::Message(message)).await?,
+                        _ => {}
                     }
                     if let Some(level) = level {
                         acks.level.fetch_max(level, Ordering::Relaxed);
@@ -176,10 +219,15 @@ impl SessionTask {
                     }
                 }
                 Frame::Lease(lease) => self.renew(&lease),
-                // Only hosts ping.
-                Frame::Ping { .. } => {}
+                Frame::Ping { .. } => acks.asked.notify_one(),
             }
         }
+    }
+
+    async fn ping(&self, send: &mut SendHalf) -> Result<(), Error> {
+        let sent_ms = boottime_ms();
+        self.lease.lock().asked(sent_ms);
+        Ok(send.send(&Frame::<HostMessage>::Ping { sent_ms }).await?)
     }
 
     async fn write(&self, send: &mut SendHalf, acks: &Acks, lease_ms: u64) -> Result<(), Error> {
@@ -203,20 +251,20 @@ impl SessionTask {
             tokio::select! {
                 () = self.host.outgoing.pushed() => {}
                 () = acks.wake.notified() => {}
-                _ = pings.tick() => {
-                    let sent_ms = boottime_ms();
-                    self.lease.lock().asked(sent_ms);
-                    send.send(&Frame::<HostMessage>::Ping { sent_ms }).await?;
-                }
+                _ = pings.tick() => self.ping(send).await?,
+                () = acks.asked.notified() => self.ping(send).await?,
             }
         }
     }
 }
 
-/// What is received and to be acknowledged.
+/// What the reading half wants written.
 struct Acks {
+    /// What is received and to be acknowledged.
     level: AtomicU64,
     wake: Notify,
+    /// The leader wants to hear of us.
+    asked: Notify,
 }
 
 async fn answer<T: serde::de::DeserializeOwned>(receive: &mut ReceiveHalf) -> Result<T, Error> {

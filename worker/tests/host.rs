@@ -361,3 +361,41 @@ async fn a_stopping_worker_hands_its_tasks_back() {
     stopping.await.unwrap();
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_follows_the_leader_and_remembers_who_coordinates() {
+    let mut rig = Rig::new(2).await;
+    rig.leader.ready().await;
+    rig.leader.run(vec![launch(1, "sleep 1000"), launch(2, "sh -c 'while [ ! -e go ]; do sleep 0.05; done'")]).await;
+    rig.leader.started(1).await;
+    rig.leader.started(2).await;
+
+    // Another leads now. The first knows it; the host did not.
+    let mut second = Leader::new(rig.identity.peer()).await;
+    second.grants = rig.leader.grants.clone();
+    second.members = vec![second.member()];
+    rig.leader.hang_up();
+    std::fs::write(rig.task(2).join("wd/go"), "").unwrap();
+    rig.leader.redirect(None).await;
+    rig.leader.redirect(Some(&second)).await;
+    assert!(second.greet().await, "a session of its own");
+    let mut held: Vec<_> = second.hello.as_ref().unwrap().attempts.iter().map(|(_, held)| held.task.0).collect();
+    held.sort_unstable();
+    assert_eq!(held, [1, 2], "what runs and what ended meanwhile");
+    assert_eq!(second.outcome(2).await, exited(0), "the result of the gap");
+    // A leader may ask for a sign of life at any time.
+    let pings = second.pings;
+    second.probe().await;
+    second.until("it pings", |leader| leader.pings > pings).await;
+
+    // The first is gone for good, and it is all the new process is given.
+    rig.leader.network.shutdown().await;
+    rig.worker.take().unwrap().detach().await;
+    rig.worker = Some(worker(rig.directory.path(), &rig.leader, &rig.identity).await);
+    second.greet().await;
+    let held = &second.hello.as_ref().unwrap().attempts;
+    assert!(held.iter().any(|(_, held)| *held == attempt(1)), "the running task was adopted");
+    second.say(LeaderMessage::Kill { node: NODE, attempt: attempt(1), reason: KillReason::Ended }).await;
+    assert_eq!(second.outcome(1).await, AttemptOutcome::Killed { exit_code: Some(143) });
+    rig.stop().await;
+}

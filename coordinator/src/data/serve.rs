@@ -25,12 +25,21 @@ const METADATA_MAX: usize = 8 * 1024;
 /// Longest stored header, as over HTTP.
 const HEADER_MAX: usize = 1024;
 
-/// Answers until the peer ends the conversation. `peer` is its address, for signatures bound to one.
-pub async fn conversation<S>(stream: &mut S, api: &BlobApi, peer: Option<IpAddr>) -> Result<(), fetch::Error>
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller {
+    /// Its address, for signatures bound to one.
+    pub address: Option<IpAddr>,
+    /// Another coordinator: it may have chunks kept, and is not sent on to itself for those that are not here.
+    pub is_coordinator: bool,
+}
+
+/// Answers until the peer ends the conversation.
+pub async fn conversation<S>(stream: &mut S, api: &BlobApi, caller: Caller) -> Result<(), fetch::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut server = Server { api, peer, group: None };
+    let mut server = Server { api, caller, group: None };
     while let Some(request) = data::receive::<Request>(stream).await? {
         let (response, bytes) = server.answer(stream, request).await?;
         data::send(stream, &response).await?;
@@ -44,7 +53,7 @@ where
 
 struct Server<'a> {
     api: &'a BlobApi,
-    peer: Option<IpAddr>,
+    caller: Caller,
     /// Chunks given since the last commit.
     group: Option<Group>,
 }
@@ -78,12 +87,14 @@ impl Server<'_> {
             Request::Commit { url, manifest, headers, metadata } => {
                 self.commit(&url, manifest, headers, metadata).await
             }
+            Request::Keep => self.keep().await,
         };
         Ok((response.unwrap_or_else(Response::Error), None))
     }
 
     async fn chunk(&self, id: ChunkId) -> Result<(Seal, Vec<u8>), Error> {
-        let store = self.api.chunks.clone();
+        let local = self.caller.is_coordinator;
+        let store = if local { self.api.chunks.local() } else { self.api.chunks.clone() };
         let (bytes, seal) = blocking(move || store.read(id)).await?;
         Ok((seal, bytes))
     }
@@ -93,7 +104,7 @@ impl Server<'_> {
         &mut self,
         work: impl FnOnce(&mut Group) -> Result<T, chunks::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let mut group = self.group.take().unwrap_or_else(|| self.api.chunks.group());
+        let mut group = self.group.take().unwrap_or_else(|| self.api.chunks.local().group());
         let (result, group) = blocking(move || Ok((work(&mut group), group))).await?;
         self.group = Some(group);
         result.map_err(store_error)
@@ -108,12 +119,19 @@ impl Server<'_> {
         self.with_group(adopt).await.map(Response::Have)
     }
 
+    async fn keep(&mut self) -> Result<Response, Error> {
+        if !self.caller.is_coordinator {
+            return Err(Error::Denied("only coordinators have chunks kept without a commit".into()));
+        }
+        self.with_group(Group::commit).await.map(|()| Response::Kept)
+    }
+
     async fn linearize(&self) -> Result<(), Error> {
         self.api.backend.linearize().await.map_err(|error| Error::Busy(error.to_string()))
     }
 
     async fn resolve(&self, url: &str) -> Result<Response, Error> {
-        let target = access::open(self.api, url, Operation::GetBlob, self.peer)?;
+        let target = access::open(self.api, url, Operation::GetBlob, self.caller.address)?;
         self.linearize().await?;
         let found = self.api.backend.read(|blobs| {
             blobs.blob(target.account, &target.container, &target.blob).map(blob_of).map_err(refused)
@@ -122,7 +140,7 @@ impl Server<'_> {
     }
 
     async fn list(&self, url: &str, prefix: &str, from: &str, max: u32) -> Result<Response, Error> {
-        let target = access::open(self.api, url, Operation::ListBlobs, self.peer)?;
+        let target = access::open(self.api, url, Operation::ListBlobs, self.caller.address)?;
         self.linearize().await?;
         let max = max.clamp(1, LIST_MAX) as usize;
         let found = self.api.backend.read(|blobs| {
@@ -146,7 +164,7 @@ impl Server<'_> {
         metadata: Vec<(String, String)>,
     ) -> Result<Response, Error> {
         let Target { account, container, blob, only_if_new } =
-            access::open(self.api, url, Operation::PutBlob, self.peer)?;
+            access::open(self.api, url, Operation::PutBlob, self.caller.address)?;
         let headers = checked_headers(headers)?;
         check_metadata(&metadata)?;
         let store = self.api.chunks.clone();
@@ -157,6 +175,7 @@ impl Server<'_> {
             group.commit()
         })
         .await?;
+        self.api.secure(&manifest).await.map_err(|error| Error::Busy(error.to_string()))?;
         let condition =
             Condition { if_none_match: only_if_new.then(|| vec!["*".to_owned()]), ..Condition::default() };
         let action = BlobAction::Put {

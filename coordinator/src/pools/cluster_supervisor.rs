@@ -232,6 +232,16 @@ impl Group {
     }
 }
 
+/// With the root go the threads of its groups, and with them every actor on them. One that hangs goes when its thread
+/// comes back; until then its proposals are refused ([`Engine::in_term`]).
+impl Drop for ClusterSupervisor {
+    fn drop(&mut self) {
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
+
 impl Actor for ClusterSupervisor {
     type Context = Context<Self>;
 

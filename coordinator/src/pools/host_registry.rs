@@ -11,7 +11,7 @@ use super::pool_dispatcher::NodeLevel;
 use crate::clock;
 use crate::engine::Engine;
 use crate::scheduling::{Allocation, Allocator};
-use crate::state::{Action, Event, keys};
+use crate::state::{Action, Event, HostState, keys};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient, WrapFuture};
 use lote_shared::model::{AttemptRef, HostKey, NodeKey, PoolKey};
 use lote_shared::protocol::host::LeaderMessage;
@@ -76,6 +76,28 @@ pub struct Attach {
 #[rtype(result = "()")]
 pub struct Reallocate;
 
+/// Asks for the facts of every watched host.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<HostFacts>")]
+pub struct Look;
+
+/// A host's session and lease, for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HostFacts {
+    pub host: u32,
+    /// Number of the session that is open; `None` while there is none.
+    pub session: Option<u64>,
+    /// Since it was last heard of, in this term.
+    pub silent_ms: u64,
+    /// Until it counts as lost; 0 once it does.
+    pub lost_in_ms: u64,
+}
+
+/// Asks for the session a host has now.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<SessionHandle>")]
+pub struct SessionOf(pub HostKey);
+
 #[derive(Debug)]
 struct Group {
     generation: u64,
@@ -91,6 +113,8 @@ pub struct HostRegistry {
     sessions: BTreeMap<HostKey, SessionHandle>,
     levels: BTreeMap<NodeKey, u32>,
     groups: BTreeMap<PoolKey, Group>,
+    /// Hosts that were proposed as unknown without having had a session in this term.
+    unknown: BTreeSet<HostKey>,
     /// An allocation is being carried out; `true` = run once more after it.
     allocating: Option<bool>,
 }
@@ -105,6 +129,7 @@ impl HostRegistry {
             sessions: BTreeMap::new(),
             levels: BTreeMap::new(),
             groups: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             allocating: None,
         }
     }
@@ -145,6 +170,30 @@ impl HostRegistry {
             }
         };
         ctx.spawn(work.into_actor(self));
+    }
+
+    fn is_joined(&self, host: HostKey) -> bool {
+        self.engine.read(|cluster| cluster.host(host).is_some_and(|host| host.state == HostState::Joined))
+    }
+
+    /// The host may say hello again while this is under way, so that its `HostJoined` comes to lie before this; it
+    /// then says it once more.
+    fn propose_unknown(&self, host: HostKey, ctx: &mut Context<Self>) {
+        let engine = self.engine.clone();
+        let work = async move {
+            if let Err(error) = engine.propose(keys::CLUSTER, Action::HostUnknown { host }).await {
+                tracing::warn!(host = %host, %error, "that the host is unknown was not taken");
+            }
+        };
+        ctx.spawn(work.into_actor(self).map(move |(), this, _| this.end_unless_joined(host)));
+    }
+
+    fn end_unless_joined(&self, host: HostKey) {
+        if let Some(session) = self.sessions.get(&host)
+            && !self.is_joined(host)
+        {
+            session.end();
+        }
     }
 
     fn allocate(&mut self, ctx: &mut Context<Self>) {
@@ -194,7 +243,14 @@ impl HostRegistry {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        for host in self.leases.lost(clock::monotonic_ms()) {
+        let now_ms = clock::monotonic_ms();
+        // A host the last leader had a session with, and which has not come here.
+        for host in self.leases.silent(now_ms) {
+            if self.is_joined(host) && !self.sessions.contains_key(&host) && self.unknown.insert(host) {
+                self.propose_unknown(host, ctx);
+            }
+        }
+        for host in self.leases.lost(now_ms) {
             tracing::warn!(host = %host, "lease over; its tasks run elsewhere");
             if let Some(session) = self.sessions.get(&host) {
                 session.end();
@@ -291,6 +347,7 @@ impl Handler<SessionUp> for HostRegistry {
     type Result = ();
     fn handle(&mut self, up: SessionUp, ctx: &mut Context<Self>) {
         let host = up.handle.host;
+        self.unknown.remove(&host);
         if let Some(old) = self.sessions.insert(host, up.handle.clone()) {
             old.end();
         }
@@ -304,6 +361,7 @@ impl Handler<SessionUp> for HostRegistry {
         if unsent {
             up.handle.end();
         }
+        self.end_unless_joined(host);
         // Whatever was granted between the welcome and now is granted again; a host knows what it has.
         let nodes: Vec<NodeKey> =
             self.engine.read(|cluster| cluster.nodes_on_host(host).map(|node| node.key).collect());
@@ -334,8 +392,28 @@ impl Handler<SessionDown> for HostRegistry {
     fn handle(&mut self, down: SessionDown, ctx: &mut Context<Self>) {
         if self.sessions.get(&down.host).is_some_and(|current| current.session == down.session) {
             self.forget(down.host);
-            self.propose(Action::HostUnknown { host: down.host }, ctx);
+            self.propose_unknown(down.host, ctx);
         }
+    }
+}
+
+impl Handler<SessionOf> for HostRegistry {
+    type Result = Option<SessionHandle>;
+    fn handle(&mut self, of: SessionOf, _: &mut Context<Self>) -> Option<SessionHandle> {
+        self.sessions.get(&of.0).cloned()
+    }
+}
+
+impl Handler<Look> for HostRegistry {
+    type Result = actix::MessageResult<Look>;
+    fn handle(&mut self, _: Look, _: &mut Context<Self>) -> Self::Result {
+        let facts = self.leases.facts(clock::monotonic_ms()).map(|(host, silent_ms, lost_in_ms)| HostFacts {
+            host: host.0,
+            session: self.sessions.get(&host).map(|session| session.session),
+            silent_ms,
+            lost_in_ms,
+        });
+        actix::MessageResult(facts.collect())
     }
 }
 

@@ -5,17 +5,19 @@
 //! that falls behind is simply ended: the host reconnects, and inventory against state shows what is missing.
 
 use super::chunk::ChunkBuilder;
-use super::host_registry::{AskLevel, HostRegistry, Renew, SessionDown, SessionUp};
+use super::host_registry::{AskLevel, HostRegistry, Renew, SessionDown, SessionOf, SessionUp};
 use crate::clock;
+use crate::directory::Directory;
 use crate::engine::{Engine, Unavailable};
 use crate::scheduling::reconcile::{MissingEnd, Reconciliation};
 use crate::state::{Action, Outcome, Reply};
 use actix::Addr;
 use futures::stream::{FuturesUnordered, StreamExt};
-use lote_shared::model::{AccountId, AttemptOutcome, AttemptRef, HostKey, NodeKey};
+use lote_shared::model::{AccountId, AttemptOutcome, AttemptRef, BootId, HostKey, NodeKey};
 use lote_shared::network::{ReceiveHalf, SendHalf, Stream};
 use lote_shared::protocol::host::{
-    AttemptEnd, AttemptReport, Frame, Hello, HostMessage, LeaderMessage, Lease, Welcome,
+    Answer, AttemptEnd, AttemptReport, Directions, Frame, Greeting, Hello, HostMessage, LeaderMessage, Lease,
+    Welcome,
 };
 use lote_shared::protocol::session::{self, Accept, Inbox, Limits, Outbox, Resume, Session, SessionId};
 use rand::Rng;
@@ -25,7 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Messages that may wait for a slow host before its session is ended.
 const QUEUE_MAX: usize = 4_096;
@@ -35,6 +37,8 @@ const PROPOSALS_MAX: usize = 256;
 const ATTEMPTS_PER_COMMAND: usize = 300;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY_WAIT: Duration = Duration::from_millis(20);
+/// How long the host behind an open session has to show that it lives, when another says it is the same host.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -54,6 +58,10 @@ pub enum Error {
     Slow,
     #[error("the session was ended by the leader")]
     Ended,
+    #[error("this coordinator does not lead any more")]
+    Deposed,
+    #[error("another machine uses the same identity, and lives")]
+    Copied,
 }
 
 /// The way to a connected host; clone freely.
@@ -62,8 +70,12 @@ pub struct SessionHandle {
     pub host: HostKey,
     /// Tells sessions of one host apart; later ones are greater.
     pub session: u64,
+    pub boot: BootId,
     queue: mpsc::Sender<LeaderMessage>,
     end: Arc<watch::Sender<bool>>,
+    probe: Arc<Notify>,
+    /// Frames heard from the host.
+    heard: watch::Receiver<u64>,
 }
 
 impl SessionHandle {
@@ -78,6 +90,15 @@ impl SessionHandle {
     pub fn end(&self) {
         self.end.send_replace(true);
     }
+
+    /// Whether the host says anything when asked to. A machine that was started anew has no process that could, and
+    /// its kernel resets what is sent to the old connection.
+    async fn is_alive(&self) -> bool {
+        let mut heard = self.heard.clone();
+        heard.mark_unchanged();
+        self.probe.notify_one();
+        matches!(tokio::time::timeout(ALIVE_WITHIN, heard.changed()).await, Ok(Ok(())))
+    }
 }
 
 /// What a session needs.
@@ -87,18 +108,38 @@ pub struct SessionParts {
     pub builder: ChunkBuilder,
     pub registry: Addr<HostRegistry>,
     pub lease_ms: u64,
+    pub members: Directory,
+    /// Turns true when the tree is dropped.
+    pub over: watch::Receiver<bool>,
 }
 
-/// Serves one session stream until it ends.
+/// Serves one session stream until it ends, at the latest with the leadership.
 pub async fn serve(parts: SessionParts, peer: String, mut stream: Stream) {
-    let outcome = match tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream)).await {
-        Err(_) => Err(Error::Silent),
-        Ok(Err(error)) => Err(error),
-        Ok(Ok((session, hello))) => welcome_and_run(&parts, &peer, session, hello, stream).await,
+    let mut over = parts.over.clone();
+    let session = async {
+        let greeting = tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream)).await;
+        let (session, hello) = greeting.map_err(|_| Error::Silent)??;
+        welcome_and_run(&parts, &peer, session, hello, stream).await
+    };
+    let outcome = tokio::select! {
+        outcome = session => outcome,
+        _ = over.wait_for(|over| *over) => Err(Error::Deposed),
     };
     if let Err(error) = outcome {
         tracing::info!(%peer, %error, "session ended");
     }
+}
+
+/// Tells a host that came to the wrong coordinator where to go.
+pub async fn redirect(directions: Directions, mut stream: Stream) {
+    let exchange = async {
+        stream.receive::<Resume>().await?.ok_or(Error::Closed)?;
+        stream.send(&Greeting::Elsewhere(directions)).await?;
+        stream.close().await;
+        Ok::<_, Error>(())
+    };
+    // Whatever goes wrong here, the host comes again.
+    let _ = tokio::time::timeout(HELLO_TIMEOUT, exchange).await;
 }
 
 /// Every stream begins a new session here: what the leader had to say is in the state, and the host's inventory
@@ -107,9 +148,21 @@ async fn greet(stream: &mut Stream) -> Result<(Session<LeaderMessage>, Hello), E
     let offer: Resume = stream.receive().await?.ok_or(Error::Closed)?;
     let mut session = Session::new(Limits::default());
     let (answer, _) = session.on_offer(offer, SessionId(rand::rng().random()))?;
-    stream.send(&answer).await?;
+    stream.send(&Greeting::Leads(answer)).await?;
     let hello: Hello = stream.receive().await?.ok_or(Error::Closed)?;
     Ok((session, hello))
+}
+
+/// Whether another machine runs with this host's identity: one with another boot that has a session and answers. A
+/// host that was started anew has another boot, too, but nobody answers on its old connection; its worker alone
+/// started anew keeps the boot, which its keeper drew.
+async fn is_copied(parts: &SessionParts, peer: &str, hello: &Hello) -> bool {
+    let known = parts.engine.read(|cluster| cluster.host_by_peer(peer).map(|host| host.key));
+    let Some(host) = known else { return false };
+    match parts.registry.send(SessionOf(host)).await {
+        Ok(Some(open)) if open.boot != hello.boot => open.is_alive().await,
+        _ => false,
+    }
 }
 
 async fn welcome_and_run(
@@ -120,6 +173,12 @@ async fn welcome_and_run(
     mut stream: Stream,
 ) -> Result<(), Error> {
     static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+    if is_copied(parts, peer, &hello).await {
+        tracing::error!(%peer, name = %hello.name, "a second machine with the identity of a living host; refused");
+        stream.send(&Answer::Refused(Error::Copied.to_string())).await?;
+        stream.close().await;
+        return Err(Error::Copied);
+    }
     let joined = Action::HostJoined {
         peer: peer.to_owned(),
         name: hello.name.clone(),
@@ -135,6 +194,7 @@ async fn welcome_and_run(
     settle_missing(&parts.engine, &plan).await?;
     let resent = plan.resend.iter().flat_map(|(_, attempts)| attempts);
     let attempts: BTreeSet<AttemptRef> = plan.keep.iter().chain(resent).copied().collect();
+    let mut members = parts.members.clone();
     let welcome = Welcome {
         host,
         lease_ms: parts.lease_ms,
@@ -142,13 +202,16 @@ async fn welcome_and_run(
         grants: plan.nodes.iter().filter_map(|node| parts.builder.grant(&parts.engine, *node)).collect(),
         keep: plan.keep,
         storage_endpoints: parts.builder.storage_endpoints(&parts.engine),
+        members: members.see().to_vec(),
     };
-    stream.send(&welcome).await?;
+    stream.send(&Answer::Welcome(Box::new(welcome))).await?;
 
     let (queue, messages) = mpsc::channel(QUEUE_MAX);
     let (end, ended) = watch::channel(false);
     let number = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
-    let handle = SessionHandle { host, session: number, queue, end: Arc::new(end) };
+    let (hears, heard) = watch::channel(0);
+    let probe = Arc::new(Notify::new());
+    let handle = SessionHandle { host, session: number, boot: hello.boot, queue, end: Arc::new(end), probe, heard };
     for (node, attempts) in plan.resend {
         if let Some(chunk) = parts.builder.build(&parts.engine, node, attempts).await {
             handle.send(chunk);
@@ -162,9 +225,20 @@ async fn welcome_and_run(
     let up = SessionUp { handle: handle.clone(), nodes: plan.nodes, attempts };
     let _ = parts.registry.send(up).await;
     tracing::info!(%peer, host = %host, name = %hello.name, "host joined");
-    let outcome = converse(parts, &handle, session, stream, messages, ended).await;
+    let outcome = tokio::select! {
+        outcome = converse(parts, &handle, session, stream, messages, ended, hears) => outcome,
+        // Never ends by itself.
+        () = tell_members(members, &handle) => Err(Error::Ended),
+    };
     let _ = parts.registry.send(SessionDown { host, session: number }).await;
     outcome
+}
+
+async fn tell_members(mut members: Directory, handle: &SessionHandle) {
+    while members.changed().await {
+        handle.send(LeaderMessage::Members(members.see().to_vec()));
+    }
+    std::future::pending().await
 }
 
 /// Reports the end of attempts that the host no longer has.
@@ -224,12 +298,13 @@ async fn converse(
     stream: Stream,
     messages: mpsc::Receiver<LeaderMessage>,
     mut ended: watch::Receiver<bool>,
+    hears: watch::Sender<u64>,
 ) -> Result<(), Error> {
     let (mut send, mut receive) = stream.split();
     let (control, controls) = mpsc::channel(64);
     let Session { outbox, inbox, .. } = session;
-    let reader = read(parts, handle, inbox, &mut receive, control);
-    let writer = write(&mut send, outbox, messages, controls);
+    let reader = read(parts, handle, inbox, &mut receive, control, hears);
+    let writer = write(&mut send, outbox, messages, controls, &handle.probe);
     tokio::select! {
         outcome = reader => outcome,
         outcome = writer => outcome,
@@ -243,6 +318,7 @@ async fn write(
     mut outbox: Outbox<LeaderMessage>,
     mut messages: mpsc::Receiver<LeaderMessage>,
     mut controls: mpsc::Receiver<Control>,
+    probe: &Notify,
 ) -> Result<(), Error> {
     loop {
         tokio::select! {
@@ -252,6 +328,10 @@ async fn write(
                 Control::Lease(lease) => send.send(&Frame::<LeaderMessage>::Lease(lease)).await?,
                 Control::Acknowledged(up_to) => outbox.ack(up_to)?,
             },
+            () = probe.notified() => {
+                let sent_ms = clock::monotonic_ms();
+                send.send(&Frame::<LeaderMessage>::Ping { sent_ms }).await?;
+            }
             message = messages.recv() => {
                 let message = message.ok_or(Error::Ended)?;
                 let number = outbox.push(message.clone(), 0).map_err(|_| Error::Slow)?;
@@ -269,6 +349,7 @@ async fn read(
     mut inbox: Inbox,
     receive: &mut ReceiveHalf,
     control: mpsc::Sender<Control>,
+    hears: watch::Sender<u64>,
 ) -> Result<(), Error> {
     let host = handle.host;
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
@@ -284,6 +365,7 @@ async fn read(
                 frame?.ok_or(Error::Closed)?
             }
         };
+        hears.send_modify(|count| *count += 1);
         match frame {
             Frame::Ping { sent_ms } => answer_ping(parts, handle, sent_ms, &control).await?,
             Frame::Message { number, message } => match inbox.accept(number)? {
@@ -321,7 +403,9 @@ async fn settle(
     Ok(())
 }
 
-/// Renews the lease, counted from before the quorum was asked.
+/// Renews the lease, counted from before the quorum was asked: the engine of a tree asks whether *this* member still
+/// leads in the tree's term, by a round that goes out after the question, so the reading taken here is older than the
+/// round's send time. A leader that is cut off, or was deposed, gets no answer and grants nothing.
 async fn answer_ping(
     parts: &SessionParts,
     handle: &SessionHandle,

@@ -23,6 +23,7 @@ pub mod guard;
 pub mod host_registry;
 pub mod host_session;
 mod job_keeper;
+mod leader_tree;
 mod node_actor;
 mod pool_dispatcher;
 mod pool_scaler;
@@ -30,4 +31,6 @@ mod pool_supervisor;
 mod tree;
 
 pub use cluster_supervisor::GroupStatus;
+pub use host_registry::HostFacts;
+pub use leader_tree::{LeaderParts, LeaderTree};
 pub use tree::{Tree, TreeParts};

@@ -1,4 +1,5 @@
-//! The leader's actor tree as a whole: built when leadership is won, rebuilt if its root fails, dropped with it.
+//! The leader's actor tree as a whole, for one term: rebuilt if its root fails, dropped with the term
+//! ([`super::LeaderTree`] decides when).
 //!
 //! The roots ([`ClusterSupervisor`], [`HostRegistry`]) have nobody above them inside actix, so a plain task watches
 //! them: should one end, both are dropped and built again from the state. Hosts then reconnect by themselves.
@@ -6,9 +7,10 @@
 use super::chunk::ChunkBuilder;
 use super::cluster_supervisor::{ClusterSupervisor, GroupStatus, Inspect, News, Settings};
 use super::faults::Faults;
-use super::host_registry::HostRegistry;
+use super::host_registry::{HostFacts, HostRegistry, Look};
 use super::host_session::SessionParts;
 use super::job_keeper;
+use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::state::Event;
 use actix::{Actor, Addr, Arbiter};
@@ -26,10 +28,12 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// What the tree is built from.
 #[derive(Debug, Clone)]
 pub struct TreeParts {
+    /// Bound to the term of the tree.
     pub engine: Engine,
     pub builder: ChunkBuilder,
     pub faults: Faults,
     pub lease_ms: u64,
+    pub members: Directory,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +48,8 @@ pub struct Tree {
     parts: TreeParts,
     roots: watch::Receiver<Option<Roots>>,
     stop: watch::Sender<bool>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    keeper: JoinHandle<()>,
+    watched: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Tree {
@@ -55,7 +60,7 @@ impl Tree {
         let keeper = tokio::spawn(job_keeper::run(parts.engine.clone(), stopped.clone()));
         // On the system's own thread: only there can arbiters be made.
         let watched = actix::spawn(keep_roots(parts.clone(), publish, stopped));
-        Tree { parts, roots, stop, tasks: Mutex::new(vec![keeper, watched]) }
+        Tree { parts, roots, stop, keeper, watched: Mutex::new(Some(watched)) }
     }
 
     /// What a new session of a host needs, once the roots are up.
@@ -67,6 +72,8 @@ impl Tree {
             builder: self.parts.builder.clone(),
             registry: current.registry,
             lease_ms: self.parts.lease_ms,
+            members: self.parts.members.clone(),
+            over: self.stop.subscribe(),
         })
     }
 
@@ -79,12 +86,23 @@ impl Tree {
         }
     }
 
-    /// Ends the actors and the keeper of jobs; what they were about is in the state.
+    /// Hosts' sessions and leases.
+    pub async fn hosts(&self) -> Vec<HostFacts> {
+        let registry = self.roots.borrow().as_ref().map(|roots| roots.registry.clone());
+        match registry {
+            Some(registry) => registry.send(Look).await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Ends the sessions, the actors and the keeper of jobs; what they were about is in the state. The keeper may be
+    /// waiting for a quorum and is not waited for: whatever it proposed is fenced like everything else of the tree.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        for task in tasks {
-            let _ = task.await;
+        self.keeper.abort();
+        let watched = self.watched.lock().take();
+        if let Some(watched) = watched {
+            let _ = watched.await;
         }
     }
 }

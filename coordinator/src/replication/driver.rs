@@ -203,7 +203,10 @@ impl<C: Types> Driver<C> {
     fn take_in(&mut self, request: Request) {
         let deadline = Instant::now() + self.parts.give_up_after;
         match request {
-            Request::Linearize(answer) => self.reads.push(Read { answer, deadline }),
+            Request::Linearize(answer) => self.reads.push(Read { answer, term: None, deadline }),
+            Request::Confirm { term, answer } => {
+                self.reads.push(Read { answer, term: Some(term), deadline });
+            }
             Request::Propose(proposal) if proposal.bytes.len() as u64 > command::SIZE_MAX => {
                 let size = proposal.bytes.len() as u64;
                 let _ = proposal.answer.send(Err(Unavailable::TooLarge { size, limit: command::SIZE_MAX }));
@@ -248,6 +251,7 @@ impl<C: Types> Driver<C> {
         }
         let place = self.place(metrics);
         self.give_up_on_other_places(place);
+        self.fence();
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
@@ -285,6 +289,17 @@ impl<C: Types> Driver<C> {
             self.on_index(None);
             self.retry_at = None;
         }
+    }
+
+    /// What only the leader of another term may say or hear is refused ([`Engine::in_term`]). What is under way was
+    /// handed to Raft while this member led in that term.
+    ///
+    /// [`Engine::in_term`]: crate::engine::Engine::in_term
+    fn fence(&mut self) {
+        let led = self.settled.map(|(term, _)| term);
+        self.waiting.fence(led);
+        let is_past = |read: &mut Read| read.term.is_some() && read.term != led;
+        self.reads.extract_if(.., is_past).for_each(Read::refuse);
     }
 
     /// Puts an entry that carries nothing but the time into the log.
@@ -424,11 +439,13 @@ impl<C: Types> Driver<C> {
             return None;
         }
         let answer: BoxFuture<'static, Option<u64>> = match place {
-            Place::Here(_) => {
+            Place::Here(reign) => {
                 let raft = self.parts.raft.clone();
                 Box::pin(async move {
                     let asked = raft.get_read_log_id().await;
-                    asked.ok().map(|(read, _)| read.map_or(0, |id| id.index))
+                    // Terms only grow, so the quorum answered in the one in which it was asked.
+                    let same = reign_led(&raft.server_metrics().borrow()) == Some(reign);
+                    asked.ok().filter(|_| same).map(|(read, _)| read.map_or(0, |id| id.index))
                 })
             }
             _ => {

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 /// A read that waits.
 pub struct Read {
     pub answer: Answer<()>,
+    /// It is answered only while this member leads in this term.
+    pub term: Option<u64>,
     pub deadline: Instant,
 }
 

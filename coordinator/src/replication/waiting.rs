@@ -19,6 +19,8 @@ pub enum Item {
         /// Taken when it was told that time is up.
         answer: Option<Answer<Reply>>,
         deadline: Instant,
+        /// It may enter the log only while this member leads in this term.
+        term: Option<u64>,
     },
     Forwarded {
         commands: Vec<Blob>,
@@ -29,7 +31,7 @@ pub enum Item {
 impl Item {
     pub fn own(proposal: Proposal, deadline: Instant) -> Item {
         let command = Blob(proposal.bytes.into());
-        Item::Own { command, answer: Some(proposal.answer), deadline }
+        Item::Own { command, answer: Some(proposal.answer), deadline, term: proposal.term }
     }
 
     pub fn commands(&self) -> &[Blob] {
@@ -53,8 +55,13 @@ impl Item {
 
     /// Tells its caller that time is up, if it is. The commands may still be applied.
     pub fn expire(&mut self, now: Instant) {
-        if let Item::Own { answer, deadline, .. } = self
-            && *deadline <= now
+        if matches!(self, Item::Own { deadline, .. } if *deadline <= now) {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        if let Item::Own { answer, .. } = self
             && let Some(answer) = answer.take()
         {
             let _ = answer.send(Err(Unavailable::NoQuorum));
@@ -127,6 +134,15 @@ impl Waiting {
         self.drop_unless(Item::is_awaited);
     }
 
+    /// Gives up what belongs to another term than the one in which this member leads, if it does.
+    pub fn fence(&mut self, led: Option<u64>) {
+        let is_past = |item: &Item| matches!(item, Item::Own { term, .. } if term.is_some() && *term != led);
+        if self.items.iter().any(is_past) {
+            self.items.iter_mut().filter(|item| is_past(item)).for_each(Item::give_up);
+            self.drop_unless(|item| !is_past(item));
+        }
+    }
+
     /// Whoever forwarded something here asks whoever leads now.
     pub fn turn_away_forwarded(&mut self) {
         self.drop_unless(|item| matches!(item, Item::Own { .. }));
@@ -146,7 +162,8 @@ mod tests {
 
     fn item(size: usize, deadline: Instant) -> (Item, oneshot::Receiver<Result<Reply, Unavailable>>) {
         let (answer, wait) = oneshot::channel();
-        (Item::Own { command: Blob(vec![0; size].into()), answer: Some(answer), deadline }, wait)
+        let command = Blob(vec![0; size].into());
+        (Item::Own { command, answer: Some(answer), deadline, term: None }, wait)
     }
 
     fn sizes(items: &[Item]) -> Vec<usize> {
@@ -186,6 +203,27 @@ mod tests {
         assert_eq!(early_wait.await, Ok(Err(Unavailable::NoQuorum)));
         assert!(late_wait.try_recv().is_err());
         assert_eq!(sizes(&waiting.take()), [2]);
+    }
+
+    #[tokio::test]
+    async fn what_is_fenced_goes_with_its_term() {
+        let later = Instant::now() + Duration::from_secs(60);
+        let mut waits = Vec::new();
+        let mut waiting = Waiting::default();
+        for (size, fence) in [(1, None), (2, Some(7)), (3, Some(8))] {
+            let (mut item, wait) = item(size, later);
+            if let Item::Own { term, .. } = &mut item {
+                *term = fence;
+            }
+            waiting.push(item);
+            waits.push(wait);
+        }
+        waiting.fence(Some(7));
+        assert_eq!(waits.pop().unwrap().await, Ok(Err(Unavailable::NoQuorum)));
+        waiting.fence(None);
+        assert_eq!(waits.pop().unwrap().await, Ok(Err(Unavailable::NoQuorum)));
+        assert_eq!((waiting.commands, waiting.bytes), (1, 1));
+        assert_eq!(sizes(&waiting.take()), [1]);
     }
 
     #[tokio::test]

@@ -199,6 +199,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// Has everything that was given, and everything that was there already, put on stable storage.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        match self.ask(&Request::Keep).await? {
+            Response::Kept => Ok(()),
+            _ => Err(Error::Protocol),
+        }
+    }
+
+    /// One chunk, verified.
+    pub async fn chunk(&mut self, id: ChunkId) -> Result<(Vec<u8>, Seal), Error> {
+        match self.ask(&Request::Chunk { id }).await? {
+            Response::Chunk { length, trailer } => {
+                receive_chunk(&mut self.stream, id, length, &trailer).await
+            }
+            _ => Err(Error::Protocol),
+        }
+    }
+
     /// Makes the content the blob at a URL, after [`Client::give`]. Gives its ETag.
     pub async fn commit(
         &mut self,

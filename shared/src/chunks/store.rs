@@ -27,10 +27,17 @@ const GROUP: usize = 32;
 /// Threads that flush one group: file systems join concurrent flushes into few journal commits.
 const FLUSH_THREADS: usize = 4;
 
+/// Where chunks come from that are not here.
+pub trait Elsewhere: Send + Sync + std::fmt::Debug {
+    /// A verified chunk; `None` if nobody has it in a bounded time. Blocks.
+    fn fetch(&self, id: ChunkId) -> Option<(Vec<u8>, Seal)>;
+}
+
 /// The folder; clone freely.
 #[derive(Debug, Clone)]
 pub struct ChunkStore {
     inner: Arc<Inner>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +74,31 @@ impl ChunkStore {
         sync_folder(&root.join("chunks"))?;
         sync_folder(root)?;
         let inner = Inner { root: root.to_owned(), next_temporary: AtomicU64::new(0), names: Mutex::new(()) };
-        Ok(ChunkStore { inner: Arc::new(inner) })
+        Ok(ChunkStore { inner: Arc::new(inner), elsewhere: None })
+    }
+
+    /// The same folder, whose reads fetch what is missing or damaged here, verify it and keep it.
+    pub fn with_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) -> ChunkStore {
+        ChunkStore { inner: self.inner.clone(), elsewhere: Some(elsewhere) }
+    }
+
+    /// The same folder, and only it.
+    pub fn local(&self) -> ChunkStore {
+        ChunkStore { inner: self.inner.clone(), elsewhere: None }
+    }
+
+    /// Reads, and once more after the chunk was brought here.
+    fn reading<T>(&self, id: ChunkId, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let result = read();
+        if let (Err(Error::Missing(_) | Error::Damaged { .. }), Some(elsewhere)) = (&result, &self.elsewhere)
+            && let Some((bytes, seal)) = elsewhere.fetch(id)
+        {
+            let mut group = self.local().group();
+            group.add_sealed(id, &seal, &bytes)?;
+            group.commit()?;
+            return read();
+        }
+        result
     }
 
     fn folder(&self, byte: u8) -> PathBuf {
@@ -86,17 +117,21 @@ impl ChunkStore {
 
     /// All of a chunk, verified, and its trailer.
     pub fn read(&self, id: ChunkId) -> Result<(Vec<u8>, Seal), Error> {
-        let mut file = self.open_chunk(id)?;
-        let seal = self.read_seal(id, &mut file)?;
-        let bytes = self.read_units(id, &mut file, &seal, 0..seal.length)?;
-        Ok((bytes, seal))
+        self.reading(id, || {
+            let mut file = self.open_chunk(id)?;
+            let seal = self.read_seal(id, &mut file)?;
+            let bytes = self.read_units(id, &mut file, &seal, 0..seal.length)?;
+            Ok((bytes, seal))
+        })
     }
 
     /// Bytes of a chunk. Reads and verifies only the units they are in; `range` must lie in the chunk.
     pub fn read_range(&self, id: ChunkId, range: Range<usize>) -> Result<Vec<u8>, Error> {
-        let mut file = self.open_chunk(id)?;
-        let seal = self.read_seal(id, &mut file)?;
-        self.read_units(id, &mut file, &seal, range)
+        self.reading(id, || {
+            let mut file = self.open_chunk(id)?;
+            let seal = self.read_seal(id, &mut file)?;
+            self.read_units(id, &mut file, &seal, range.clone())
+        })
     }
 
     fn open_chunk(&self, id: ChunkId) -> Result<File, Error> {
@@ -192,8 +227,10 @@ impl ChunkStore {
 
     /// What a chunk's trailer says; its units are not looked at.
     pub fn seal(&self, id: ChunkId) -> Result<Seal, Error> {
-        let mut file = self.open_chunk(id)?;
-        self.read_seal(id, &mut file)
+        self.reading(id, || {
+            let mut file = self.open_chunk(id)?;
+            self.read_seal(id, &mut file)
+        })
     }
 
     /// A group of chunks to be made durable together.

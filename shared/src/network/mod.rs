@@ -26,6 +26,7 @@ mod handle;
 mod handler;
 pub mod identity;
 mod members;
+mod patient;
 mod protocol;
 mod stream;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use error::{Error, OpenError};
 pub use handle::{Incoming, Network};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
+pub use patient::Patient;
 pub use protocol::{Protocol, Role};
 pub use stream::{ReceiveHalf, SendHalf, Stream, StreamError};
 

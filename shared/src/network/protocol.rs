@@ -1,9 +1,10 @@
 //! What is spoken on a stream, and who may speak it.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What a member of the cluster is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     Coordinator,
     Worker,

@@ -5,7 +5,8 @@
 //! (`chunks::seal`), whose unit values fold to the chunk's name, so every 64 KiB are verified as they arrive.
 //!
 //! Who may what: a URL carries its own credentials, which are checked exactly as over HTTP. Chunks are given to any
-//! member that knows their name; the name is 256 bits that only the manifest tells.
+//! member that knows their name; the name is 256 bits that only the manifest tells. Only a coordinator may have chunks
+//! kept without committing anything, and is answered only from what is here: it asks the others itself.
 //!
 //! Frames: length of four bytes, big-endian, then the codec's bytes; length 0 ends the conversation.
 
@@ -39,6 +40,9 @@ pub enum Request {
     Put { id: ChunkId, length: u32, trailer: Vec<u8> },
     /// The blob at this URL is now this; needs the right to write. All chunks of the manifest must be there.
     Commit { url: String, manifest: Manifest, headers: BlobHeaders, metadata: Vec<(String, String)> },
+    /// Put what this conversation gave, and what it was told to have, on stable storage. For coordinators: what a
+    /// worker gives becomes durable with its `Commit`, which needs a signature.
+    Keep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,7 @@ pub enum Response {
         etag: String,
     },
     Error(Error),
+    Kept,
 }
 
 /// A blob as a node needs it.

@@ -8,9 +8,39 @@ use crate::model::{
     AccountId, Attempt, AttemptOutcome, AttemptRef, BootId, EnvironmentSetting, HostCapacity, HostKey,
     NodeError, NodeKey, StartTask, StartTaskInfo, TaskKey, TaskSpec, Timestamp,
 };
+use super::members::Member;
+use super::session::Resume;
 use serde::{Deserialize, Serialize};
 
-/// The first thing a host says on a new session stream.
+/// The first thing a coordinator says on a session stream, after the host's offer to resume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Greeting {
+    /// This coordinator leads; the session goes on, or begins, where this says.
+    Leads(Resume),
+    /// It does not, and the stream ends here.
+    Elsewhere(Directions),
+}
+
+/// The way to the leader, from a coordinator that is not it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directions {
+    /// The newest term this coordinator knows of.
+    pub term: u64,
+    /// Peer id of who leads in it; `None` while nobody is known to.
+    pub leader: Option<String>,
+    /// Every coordinator, with addresses, so that a host which knows only this one can go on.
+    pub coordinators: Vec<Member>,
+}
+
+/// The leader's answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    Welcome(Box<Welcome>),
+    /// Not this host, and why, for people.
+    Refused(String),
+}
+
+/// What a host says once it found the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The host's display name (its machine name), for people.
@@ -28,7 +58,7 @@ pub struct Hello {
     pub attempts: Vec<(NodeKey, AttemptRef)>,
 }
 
-/// The leader's answer to [`Hello`].
+/// What a host that said [`Hello`] is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     pub host: HostKey,
@@ -41,8 +71,11 @@ pub struct Welcome {
     /// Attempts of the inventory that the state still gives to this host; the host ends every other.
     pub keep: Vec<AttemptRef>,
     /// URL prefixes of the cluster's own storage, one per account, without a final slash: what lies below goes over
-    /// `protocol::data` to whoever sent this.
+    /// `protocol::data` to a coordinator.
     pub storage_endpoints: Vec<String>,
+    /// Who belongs to the cluster, the sender among them. A host keeps the coordinators on its disk, and admits
+    /// exactly these members.
+    pub members: Vec<Member>,
 }
 
 /// A node that a host is to carry.
@@ -122,6 +155,8 @@ pub enum LeaderMessage {
     WallClock { node: NodeKey, attempt: AttemptRef, wall_clock_ms: Option<u64> },
     /// Remove the directories of these tasks (deleted, or their job is).
     Clean { node: NodeKey, directories: Vec<TaskDirectory> },
+    /// Who belongs to the cluster has changed; takes the place of [`Welcome::members`].
+    Members(Vec<Member>),
 }
 
 /// Where a task's files lie below its node's root.
@@ -190,7 +225,8 @@ pub enum Frame<M> {
     Ack { up_to: u64 },
     /// Sent by the leader in answer to a `Ping`.
     Lease(Lease),
-    /// Sent by the host every third of a lease; the leader answers with a [`Lease`].
+    /// Sent by the host every third of a lease; the leader answers with a [`Lease`]. From the leader it asks the host
+    /// to ping at once, so that one that lives is told from one that was replaced.
     Ping { sent_ms: u64 },
 }
 

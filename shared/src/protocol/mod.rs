@@ -2,6 +2,7 @@
 //!
 //! * [`codec`]: bincode with a format byte, a schema version and a size limit. The only door to bincode.
 //! * [`host`]: the messages of a host's session with the leader.
+//! * [`members`]: who belongs to the cluster, as members tell one another.
 //! * [`session`]: numbering, acknowledgement and resend of those messages; a pure state machine.
 //! * [`data`]: content of our own storage, chunk by chunk.
 //! * [`files`]: reading a node's files through a substream.
@@ -10,4 +11,5 @@ pub mod codec;
 pub mod data;
 pub mod files;
 pub mod host;
+pub mod members;
 pub mod session;

@@ -178,6 +178,7 @@ impl Coordinator {
             grants: plan.nodes.iter().filter_map(|node| parcel::grant(&leader.cluster, *node)).collect(),
             keep: plan.keep.clone(),
             storage_endpoints: Vec::new(),
+            members: Vec::new(),
         };
         let chunks: Vec<LeaderMessage> = plan
             .resend

@@ -18,20 +18,16 @@ use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
 use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
-use lote_shared::network::{Network, OpenError, PeerId, Protocol, Stream};
+use lote_shared::network::{Network, OpenError, Patient, PeerId, Protocol};
 use lote_shared::protocol::data::{self, BlobHeaders, LIST_MAX, StreamError};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use reqwest::Url;
 use std::io::{self, Write};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep};
 
 /// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
 const CONVERSATIONS_MAX: usize = 8;
@@ -39,20 +35,31 @@ const CONVERSATIONS_MAX: usize = 8;
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
-/// Where the own storage is: told by the coordinator that welcomed this host last. Clones mean the same.
+/// Endpoints remembered; each coordinator names one per account.
+const ENDPOINTS_MAX: usize = 256;
+
+/// Where the own storage is: told by the coordinators that welcomed this host. Clones mean the same.
 #[derive(Debug, Clone, Default)]
 pub struct Home(Arc<Mutex<Option<Told>>>);
 
 #[derive(Debug)]
 struct Told {
+    /// Who welcomed this host last.
     peer: PeerId,
+    /// Newest first. A task that an earlier leader gave out names that one's endpoint, and every coordinator serves
+    /// every blob, so none is forgotten while there is room.
     endpoints: Vec<String>,
 }
 
 impl Home {
     /// `endpoints` are URLs without a final slash.
-    pub fn set(&self, peer: PeerId, endpoints: Vec<String>) {
-        *self.0.lock() = Some(Told { peer, endpoints });
+    pub fn set(&self, peer: PeerId, mut endpoints: Vec<String>) {
+        let mut home = self.0.lock();
+        let before = home.take().map(|told| told.endpoints).unwrap_or_default();
+        let before = before.into_iter().filter(|end| !endpoints.contains(end)).collect::<Vec<_>>();
+        endpoints.extend(before);
+        endpoints.truncate(ENDPOINTS_MAX);
+        *home = Some(Told { peer, endpoints });
     }
 
     /// Whom to ask for this URL, if it is one of the own storage, and the URL as HTTP would send it.
@@ -106,7 +113,7 @@ impl OwnStore {
         // After an error the stream may be in the middle of something; dropping it tells the peer.
         if result.is_ok() {
             client.end().await;
-            client.into_inner().stream.close().await;
+            client.into_inner().into_inner().close().await;
         }
         result
     }
@@ -307,61 +314,5 @@ fn failed(error: fetch::Error) -> Error {
         }
         fetch::Error::Store(chunks::Error::Io { source, .. }) => Error::Write(source),
         error => Error::Broken(error.to_string()),
-    }
-}
-
-/// A stream that fails when the peer neither sends nor takes anything for too long.
-struct Patient {
-    stream: Stream,
-    idle: Duration,
-    until: Pin<Box<Sleep>>,
-}
-
-impl Patient {
-    fn new(stream: Stream, idle: Duration) -> Patient {
-        Patient { stream, idle, until: Box::pin(tokio::time::sleep(idle)) }
-    }
-
-    /// Every step forward sets the clock back.
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        step: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        match step(Pin::new(&mut self.stream), cx) {
-            Poll::Pending => match self.until.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-                Poll::Pending => Poll::Pending,
-            },
-            ready => {
-                let until = Instant::now() + self.idle;
-                self.until.as_mut().reset(until);
-                ready
-            }
-        }
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_read(cx, out))
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.watch(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch(cx, |stream, cx| stream.poll_shutdown(cx))
     }
 }

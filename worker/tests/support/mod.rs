@@ -12,9 +12,10 @@ use lote_shared::model::{
 };
 use lote_shared::network::{Config, Identity, Incoming, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::host::{
-    AttemptReport, Frame, Hello, HostMessage, JobPart, LeaderMessage, Lease, NodeGrant, NodePhase, TaskChunk,
+    Answer, AttemptReport, Directions, Frame, Greeting, Hello, HostMessage, JobPart, LeaderMessage, Lease, NodeGrant, NodePhase, TaskChunk,
     TaskLaunch, Welcome,
 };
+use lote_shared::protocol::members::Member;
 use lote_shared::protocol::session::{Limits, Resume, Resumed, Session, SessionId};
 use lote_worker::{Worker, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -111,6 +112,9 @@ pub struct Leader {
     pub asked: u32,
     /// Whether messages are acknowledged.
     pub acknowledges: bool,
+    pub pings: u32,
+    /// Told in the welcome.
+    pub members: Vec<Member>,
 }
 
 fn now() -> Timestamp {
@@ -138,6 +142,8 @@ impl Leader {
             ends: BTreeMap::new(),
             asked: 0,
             acknowledges: true,
+            pings: 0,
+            members: vec![],
         }
     }
 
@@ -147,18 +153,41 @@ impl Leader {
             tokio::time::timeout(PATIENCE, self.incoming.next()).await.expect("no host came").unwrap();
         let offer: Resume = stream.receive().await.unwrap().unwrap();
         let (answer, resumed) = self.session.on_offer(offer, SessionId(rand::random())).unwrap();
-        stream.send(&answer).await.unwrap();
+        stream.send(&Greeting::Leads(answer)).await.unwrap();
         let hello: Hello = stream.receive().await.unwrap().unwrap();
         let inventory = hello.attempts.iter().map(|(_, attempt)| *attempt);
         let keep = inventory.filter(|a| self.keep.as_ref().is_none_or(|keep| keep.contains(a))).collect();
         let (grants, lease_ms) = (self.grants.clone(), self.lease_ms);
+        let (storage_endpoints, members) = (vec![], self.members.clone());
         let welcome =
-            Welcome { host: HostKey(1), lease_ms, now: now(), grants, keep, storage_endpoints: vec![] };
-        stream.send(&welcome).await.unwrap();
+            Welcome { host: HostKey(1), lease_ms, now: now(), grants, keep, storage_endpoints, members };
+        stream.send(&Answer::Welcome(Box::new(welcome))).await.unwrap();
         self.sent = self.session.outbox.acknowledged();
         self.stream = Some(stream);
         self.hello = Some(hello);
         resumed != Resumed::Continued
+    }
+
+    /// Accepts the host's next stream and sends it on.
+    pub async fn redirect(&mut self, leader: Option<&Leader>) {
+        let (_, mut stream) =
+            tokio::time::timeout(PATIENCE, self.incoming.next()).await.expect("no host came").unwrap();
+        let _offer: Resume = stream.receive().await.unwrap().unwrap();
+        let coordinators = leader.map(Leader::member).into_iter().collect();
+        let leader = leader.map(|leader| leader.network.peer().to_string());
+        stream.send(&Greeting::Elsewhere(Directions { term: 2, leader, coordinators })).await.unwrap();
+        stream.close().await;
+    }
+
+    /// This leader as others are told of it.
+    pub fn member(&self) -> Member {
+        Member::new(self.network.peer(), Role::Coordinator, &self.network.addresses())
+    }
+
+    /// Asks the host to show that it lives.
+    pub async fn probe(&mut self) {
+        let stream = self.stream.as_mut().unwrap();
+        stream.send(&Frame::<LeaderMessage>::Ping { sent_ms: 0 }).await.unwrap();
     }
 
     /// Breaks the stream.
@@ -206,6 +235,7 @@ impl Leader {
             }
             Frame::Ack { up_to } => self.session.outbox.ack(up_to).unwrap(),
             Frame::Ping { sent_ms } => {
+                self.pings += 1;
                 if self.renews {
                     let lease = Lease { sent_ms, lease_ms: self.lease_ms, now: now() };
                     stream.send(&Frame::<LeaderMessage>::Lease(lease)).await.unwrap();

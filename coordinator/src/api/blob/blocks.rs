@@ -94,6 +94,8 @@ pub async fn commit(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Er
         let work = move || compose_list(&chunks, &list, used);
         let result = tokio::task::spawn_blocking(work).await;
         let (content, list, base) = result.map_err(|_| Error::new(Code::InternalError))??;
+        call.api.secure(&content).await?;
+        call.api.secure(&list).await?;
         let action = BlobAction::Put {
             container: call.container.clone(),
             blob: call.blob.clone(),

@@ -53,7 +53,8 @@ impl Body {
         }
     }
 
-    /// Writes the whole body to the chunk store; it is durable when this returns. Also gives its MD5, if wanted.
+    /// Writes the whole body to the chunk store; it is durable, on a second coordinator
+    /// too, when this returns. Also gives its MD5, if wanted.
     /// `announced` is the length that the request's head gives.
     pub async fn store(
         &mut self,
@@ -75,6 +76,7 @@ impl Body {
             upload.write(&bytes).await?;
         }
         let (manifest, sums) = upload.finish().await?;
+        api.secure(&manifest).await?;
         Ok((manifest, sums.md5.map(|md5| md5.finalize().into())))
     }
 

@@ -4,6 +4,7 @@ use crate::api::auth::blob::Denied;
 use crate::engine::Unavailable;
 use crate::state::{Refusal, RefusalCode};
 use actix_web::http::StatusCode;
+use crate::data::replicas;
 use lote_shared::chunks;
 
 /// An answer other than success.
@@ -153,6 +154,12 @@ impl From<Denied> for Error {
             Denied::Protocol => Code::AuthorizationProtocolMismatch.into(),
             Denied::SourceAddress => Code::AuthorizationSourceIPMismatch.into(),
         }
+    }
+}
+
+impl From<replicas::Error> for Error {
+    fn from(error: replicas::Error) -> Error {
+        Error::new(Code::ServerBusy).because(error.to_string())
     }
 }
 

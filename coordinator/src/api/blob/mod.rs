@@ -6,8 +6,8 @@
 //!                                                                                 └─ records: engine
 //! ```
 //!
-//! Nothing is owned here. A write is acknowledged when its chunks are on stable storage and its action is
-//! committed; a request that breaks off before leaves chunks that nothing refers to, for the collector. Bodies are
+//! Nothing is owned here. A write is acknowledged when its chunks are on stable storage, on two coordinators if there
+//! are so many, and its action is committed; a request that breaks off before leaves chunks that nothing refers to, for the collector. Bodies are
 //! streamed both ways: an upload holds about three chunks in memory, a download one. All uploads together hold at
 //! most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
 //!
@@ -30,11 +30,12 @@ mod xml;
 
 pub use backend::{AccountAccess, Backend};
 
+use crate::data::replicas::{self, Replicas};
 use actix_web::web::{Data, Payload, ServiceConfig, to};
 use actix_web::{HttpRequest, HttpResponse};
 use call::Call;
 use error::Error;
-use lote_shared::chunks::ChunkStore;
+use lote_shared::chunks::{ChunkStore, Manifest};
 use lote_shared::model::Timestamp;
 use operation::Operation;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub struct BlobApi {
     pub default_account: String,
     /// The time by which dates and expiries of requests are judged.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// The other coordinators' stores; `None` where there is only this one.
+    replicas: Option<Replicas>,
     /// Memory of bodies that are being stored, in MiB; who finds none waits.
     room: Arc<Semaphore>,
 }
@@ -68,7 +71,24 @@ impl BlobApi {
             chunks,
             default_account: default_account.to_owned(),
             clock: Arc::new(clock),
+            replicas: None,
             room: Arc::new(Semaphore::new(ROOM_MIB)),
+        }
+    }
+
+    /// With other coordinators: content is copied to one of them before it is committed, and what is missing here is
+    /// read from them.
+    #[must_use]
+    pub fn with_replicas(self, replicas: Replicas) -> BlobApi {
+        let chunks = self.chunks.with_elsewhere(Arc::new(replicas.clone()));
+        BlobApi { chunks, replicas: Some(replicas), ..self }
+    }
+
+    /// Returns once the content, which is durable here, is so on as many coordinators as the cluster promises.
+    pub async fn secure(&self, content: &Manifest) -> Result<(), replicas::Error> {
+        match &self.replicas {
+            Some(replicas) => replicas.secure(&self.chunks, content).await,
+            None => Ok(()),
         }
     }
 }

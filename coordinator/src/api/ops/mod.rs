@@ -7,6 +7,7 @@ pub mod status;
 
 use super::batch::lookup;
 use crate::engine::Engine;
+use crate::leadership::Leadership;
 use actix_web::{HttpResponse, web};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long `/readyz` waits for a quorum.
 const READY_WAIT: Duration = Duration::from_secs(2);
@@ -93,6 +95,7 @@ impl Metrics {
 pub struct Ops {
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
+    pub leadership: watch::Receiver<Leadership>,
 }
 
 /// Registers the pages; before anything that takes every path.
@@ -109,15 +112,25 @@ async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain").body("ok\n")
 }
 
-/// A quorum answers, so writes and reads will be served.
+/// Whether writes and reads will be served here: somebody leads, a quorum says so now, and this coordinator applies
+/// what the leader has committed by now in a short time.
 async fn readyz(ops: web::Data<Ops>) -> HttpResponse {
+    let Leadership { term, leader, is_ours } = ops.leadership.borrow().clone();
+    if !is_ours && leader.is_none() {
+        let why = format!("no leader is known (term {term})\n");
+        return HttpResponse::ServiceUnavailable().content_type("text/plain").body(why);
+    }
     match tokio::time::timeout(READY_WAIT, ops.engine.linearize()).await {
-        Ok(Ok(())) => HttpResponse::Ok().content_type("text/plain").body("ready\n"),
+        Ok(Ok(())) => {
+            let role = if is_ours { "leads" } else { "follows" };
+            HttpResponse::Ok().content_type("text/plain").body(format!("ready, {role}\n"))
+        }
         Ok(Err(error)) => {
             HttpResponse::ServiceUnavailable().content_type("text/plain").body(format!("{error}\n"))
         }
         Err(_) => {
-            HttpResponse::ServiceUnavailable().content_type("text/plain").body("no quorum answered in time\n")
+            let why = "no quorum answered in time, or this coordinator is far behind the leader\n";
+            HttpResponse::ServiceUnavailable().content_type("text/plain").body(why)
         }
     }
 }

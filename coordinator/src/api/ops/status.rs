@@ -2,12 +2,14 @@
 //! because it names pools and jobs.
 
 use crate::api::batch::{self, BatchApi};
+use crate::directory::Directory;
 use crate::engine::Engine;
-use crate::pools::{GroupStatus, Tree};
+use crate::pools::{GroupStatus, HostFacts, LeaderTree};
 use crate::replication::Replica;
 use crate::state::{Cluster, HostState};
 use actix_web::{HttpRequest, HttpResponse, web};
 use lote_shared::model::AccountId;
+use lote_shared::protocol::members::Member;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ const JOBS_MAX: usize = 20;
 pub struct Watch {
     pub engine: Engine,
     pub replica: Arc<Replica>,
-    pub tree: Arc<Tree>,
+    pub tree: Arc<LeaderTree>,
+    pub members: Directory,
 }
 
 /// Registers the page; before anything that takes every path.
@@ -34,8 +37,12 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
     };
     let groups = watch.tree.inspect().await;
     let replica = watch.replica.status();
-    let mut body = watch.engine.read(|cluster| of_cluster(cluster, account, &groups));
+    let facts = watch.tree.hosts().await;
+    let leadership = watch.tree.leadership();
+    let mut body = watch.engine.read(|cluster| of_cluster(cluster, account, &groups, &facts));
     body["replica"] = json!({
+        "member": replica.member,
+        "leader": replica.leader,
         "role": format!("{:?}", replica.role).to_lowercase(),
         "term": replica.term,
         "lastLogIndex": replica.last_log,
@@ -46,17 +53,32 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
         "logSyncs": replica.log.syncs,
         "logBytes": replica.log.bytes,
     });
+    // Sessions, leases and groups are the leader's: elsewhere they are null or missing, and this says whom to ask.
+    body["leadership"] = json!({
+        "term": leadership.term,
+        "isOurs": leadership.is_ours,
+        "leader": leadership.leader.as_ref().map(|leader| json!({
+            "member": leader.member,
+            "peer": leader.peer,
+            "addresses": leader.addresses,
+        })),
+    });
+    let member = |member: &Member| {
+        json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses })
+    };
+    body["members"] = watch.members.members().iter().map(member).collect();
     body["software"] = json!(env!("CARGO_PKG_VERSION"));
     HttpResponse::Ok().json(body)
 }
 
-fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus]) -> Value {
+fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus], facts: &[HostFacts]) -> Value {
     let hosts = cluster.hosts().map(|host| {
         let state = match host.state {
             HostState::Joined => "joined",
             HostState::Unknown => "unknown",
             HostState::Lost => "lost",
         };
+        let facts = facts.iter().find(|facts| facts.host == host.key.0);
         json!({
             "host": host.key.0,
             "peer": host.peer,
@@ -65,6 +87,9 @@ fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus]) -> 
             "software": host.software,
             "cores": host.capacity.cores,
             "nodes": cluster.nodes_on_host(host.key).count(),
+            "session": facts.and_then(|facts| facts.session),
+            "silentMs": facts.map(|facts| facts.silent_ms),
+            "lostInMs": facts.map(|facts| facts.lost_in_ms),
         })
     });
     let pools = cluster.pools(account, None).map(|pool| {

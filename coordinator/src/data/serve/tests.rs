@@ -30,7 +30,7 @@ fn url(rig: &Rig, path: &str, permissions: &str) -> String {
 fn connect(rig: &Rig) -> Client<DuplexStream> {
     let (near, mut far) = tokio::io::duplex(256 * 1024);
     let api = rig.api.clone();
-    tokio::spawn(async move { conversation(&mut far, &api, None).await });
+    tokio::spawn(async move { conversation(&mut far, &api, Caller::default()).await });
     Client::new(near)
 }
 
@@ -164,7 +164,7 @@ async fn wrong_bytes_are_never_kept() {
     let put = Request::Put { id: manifest.root, length: good.len() as u32, trailer: trailer.clone() };
     data::send(&mut near, &put).await.unwrap();
     near.write_all(&good).await.unwrap();
-    let ended = conversation(&mut far, &rig.api, None).await;
+    let ended = conversation(&mut far, &rig.api, Caller::default()).await;
     assert!(matches!(ended, Err(fetch::Error::WrongChunk { .. })));
     assert!(!rig.api.chunks.contains(manifest.root));
     // From a server.
@@ -188,11 +188,11 @@ async fn nonsense_on_the_wire_ends_the_conversation() {
         let (mut near, mut far) = tokio::io::duplex(1 << 20);
         near.write_all(garbage).await.unwrap();
         near.shutdown().await.unwrap();
-        assert!(conversation(&mut far, &rig.api, None).await.is_err());
+        assert!(conversation(&mut far, &rig.api, Caller::default()).await.is_err());
     }
     let (mut near, mut far) = tokio::io::duplex(1 << 20);
     near.write_all(&[0; 4]).await.unwrap();
-    assert!(conversation(&mut far, &rig.api, None).await.is_ok());
+    assert!(conversation(&mut far, &rig.api, Caller::default()).await.is_ok());
 }
 
 #[actix_web::test]
@@ -211,4 +211,12 @@ async fn the_sweeper_removes_what_was_detached() {
     let mut left = 0;
     rig.api.backend.read(|blobs| blobs.for_each_manifest(|_| left += 1));
     assert_eq!(left, 0);
+}
+
+#[actix_web::test]
+async fn a_worker_has_nothing_kept_without_a_signature() {
+    let rig = Rig::new();
+    let mut client = connect(&rig);
+    let refused = client.keep().await.unwrap_err();
+    assert!(matches!(refused, fetch::Error::Refused(Error::Denied(_))), "{refused}");
 }

@@ -16,7 +16,9 @@
 //! after `q`, and waits a lease and a tenth from there; the old one can grant nothing beyond `q + lease`.
 //!
 //! All times are readings of the machine's own monotonic clock in milliseconds, passed in by the caller. They are
-//! never compared between machines.
+//! never compared between machines. The host's must go on while the machine sleeps (boottime), or it would wake with a
+//! lease that is over elsewhere. The leader's need not: a leader that slept counts its hosts as lost later, and what
+//! it grants ends a lease after the ping was sent, which was before the quorum was asked, however long it slept between.
 
 use crate::model::HostKey;
 use crate::protocol::host::Lease;
@@ -142,6 +144,13 @@ impl LeaseBook {
     /// The next time at which [`LeaseBook::lost`] may name a further host.
     pub fn next_loss_ms(&self, now_ms: u64) -> Option<u64> {
         self.hosts.values().map(|entry| entry.lost_ms).filter(|lost_ms| *lost_ms > now_ms).min()
+    }
+
+    /// For people: each host, how long it was not heard of, and how long until it is lost.
+    pub fn facts(&self, now_ms: u64) -> impl Iterator<Item = (HostKey, u64, u64)> {
+        self.hosts.iter().map(move |(host, entry)| {
+            (*host, now_ms.saturating_sub(entry.heard_ms), entry.lost_ms.saturating_sub(now_ms))
+        })
     }
 
     /// Stops watching: the host left, or its loss is dealt with.

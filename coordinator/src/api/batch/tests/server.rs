@@ -264,7 +264,9 @@ impl Server {
         body: &[u8],
         headers: &[(&str, &str)],
     ) -> Answer {
-        let ops = Ops { engine: self.engine.clone(), metrics: self.api.metrics.clone() };
+        let leads = crate::leadership::Leadership { is_ours: true, ..Default::default() };
+        let leadership = tokio::sync::watch::channel(leads).1;
+        let ops = Ops { engine: self.engine.clone(), metrics: self.api.metrics.clone(), leadership };
         let app = App::new()
             .configure(|config| ops::service(config, ops))
             .configure(|config| service(config, self.api.clone()));
