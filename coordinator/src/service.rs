@@ -7,18 +7,19 @@ use crate::api::ops::{Metrics, Ops};
 use crate::clock;
 use crate::data::serve::conversation;
 use crate::engine::{Engine, Unavailable};
+use crate::join::{self, Joinable};
+use crate::members;
 use crate::node_files::HostFiles;
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
 use crate::pools::{GroupStatus, Tree, TreeParts, host_session};
 use crate::replication::{self, Replica};
-use crate::state::{Action, keys};
+use crate::state::{Action, Admission, keys};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
 use lote_shared::chunks::ChunkStore;
-use lote_shared::network::{self, Identity, Incoming, Network, Protocol, Role};
-use std::collections::BTreeMap;
+use lote_shared::network::{self, Identity, Incoming, Network, Protocol};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,8 +42,10 @@ pub struct CoordinatorConfig {
     pub batch_bind: SocketAddr,
     pub blob_bind: SocketAddr,
     pub p2p_bind: SocketAddr,
-    /// Peers that may speak to us.
-    pub allowed: BTreeMap<PeerId, Role>,
+    /// Members admitted without a token because whoever starts this owns them, as the workers of `lote up`.
+    pub admit: Vec<Admission>,
+    /// What a cluster that others can join has more; `None` for an embedded one.
+    pub joinable: Option<Joinable>,
     pub lease_ms: u64,
     /// Empty but in tests.
     pub faults: Faults,
@@ -64,6 +67,8 @@ pub enum Error {
     Network(#[from] network::Error),
     #[error(transparent)]
     Chunks(#[from] lote_shared::chunks::Error),
+    #[error("the coordinator cannot be a member of this cluster: {0}")]
+    Refused(#[from] crate::state::Refusal),
     #[error("the first write failed: {0}")]
     Unavailable(#[from] Unavailable),
 }
@@ -78,7 +83,9 @@ pub struct Coordinator {
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
     blob_address: SocketAddr,
+    join_address: Option<SocketAddr>,
     sweeper: JoinHandle<()>,
+    members: JoinHandle<()>,
 }
 
 impl Coordinator {
@@ -88,10 +95,13 @@ impl Coordinator {
         let blob = bind(config.blob_bind, "--blob-port")?;
         // The network layer binds by itself later; asking here gives the same clear error.
         drop(bind(config.p2p_bind, "--p2p-port")?);
+        let join_port =
+            config.joinable.as_ref().map(|joinable| bind(joinable.bind, "--join-bind")).transpose()?;
         let folder = |source| Error::Folder { path: config.data_dir.clone(), source };
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
         let batch_address = batch.local_addr().map_err(folder)?;
         let blob_address = blob.local_addr().map_err(folder)?;
+        let join_address = join_port.as_ref().map(TcpListener::local_addr).transpose().map_err(folder)?;
 
         let (engine, replica) = replication::open(replication::Config::new(config.data_dir.clone())).await?;
         let account =
@@ -103,10 +113,11 @@ impl Coordinator {
         let identity = Identity::load_or_create(&config.data_dir.join("identity"))?;
         let listen = multiaddr(config.p2p_bind);
         let network = Network::start(network::Config::new(identity, vec![listen])).await?;
-        network.set_allowed(config.allowed.clone());
+        members::found(&engine, &network, config.joinable.as_ref(), &config.admit).await?;
+        let members = members::Keeper::start(engine.clone(), network.clone());
 
-        let builder =
-            ChunkBuilder::new(&format!("http://{batch_address}"), &format!("http://{blob_address}"));
+        let url = |address| join::base_url(config.joinable.as_ref(), address);
+        let builder = ChunkBuilder::new(&url(batch_address), &url(blob_address));
         let parts = TreeParts {
             engine: engine.clone(),
             builder,
@@ -126,16 +137,43 @@ impl Coordinator {
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall);
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), || true));
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone()));
-        let servers = vec![
-            serve(batch, move |cfg| {
+        let tls =
+            config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
+        let doors = join_address.zip(config.joinable.as_ref()).map(|(address, joinable)| {
+            let authority = joinable.authority.clone();
+            join::server::Doors {
+                engine: engine.clone(),
+                authority,
+                addresses: joinable.join_addresses(address),
+            }
+        });
+        let admin = crate::api::ops::members::Admin { engine: engine.clone(), doors: doors.clone() };
+        let mut servers = vec![
+            serve(batch, tls.clone(), move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
                 crate::api::ops::service(cfg, ops.clone());
                 status::service(cfg, watch.clone());
+                crate::api::ops::members::service(cfg, admin.clone());
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
-            serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
+            serve(blob, tls, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
-        Ok(Coordinator { engine, replica, network, tree, servers, batch_address, blob_address, sweeper })
+        if let (Some(listener), Some(doors), Some(joinable)) = (join_port, doors, &config.joinable) {
+            let tls = Some(joinable.tls.clone());
+            servers.push(serve(listener, tls, move |cfg| join::server::service(cfg, doors.clone()))?);
+        }
+        Ok(Coordinator {
+            engine,
+            replica,
+            network,
+            tree,
+            servers,
+            batch_address,
+            blob_address,
+            join_address,
+            sweeper,
+            members,
+        })
     }
 
     pub fn engine(&self) -> &Engine {
@@ -158,6 +196,11 @@ impl Coordinator {
         self.blob_address
     }
 
+    /// Where others join; `None` for an embedded cluster.
+    pub fn join_address(&self) -> Option<SocketAddr> {
+        self.join_address
+    }
+
     /// Ends when this member stops by itself (its disk failed, or an entry could not be applied), with the reason.
     /// The process must end then: what is in memory may be half of an entry.
     pub async fn stopped(&self) -> String {
@@ -175,6 +218,7 @@ impl Coordinator {
             server.stop(true).await;
         }
         self.sweeper.abort();
+        self.members.abort();
         self.network.shutdown().await;
         self.tree.stop().await;
         self.replica.shutdown().await;
@@ -194,16 +238,19 @@ fn multiaddr(address: SocketAddr) -> Multiaddr {
 
 fn serve(
     listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
     configure: impl Fn(&mut actix_web::web::ServiceConfig) + Clone + Send + 'static,
 ) -> Result<ServerHandle, Error> {
     let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
     let server = HttpServer::new(move || App::new().configure(configure.clone()))
         .workers(HTTP_WORKERS)
         .disable_signals()
-        .shutdown_timeout(5)
-        .listen(listener)
-        .map_err(|source| Error::Listen { address, source })?
-        .run();
+        .shutdown_timeout(5);
+    let listening = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, rustls::ServerConfig::clone(&tls)),
+        None => server.listen(listener),
+    };
+    let server = listening.map_err(|source| Error::Listen { address, source })?.run();
     let handle = server.handle();
     actix::spawn(async move {
         if let Err(error) = server.await {

@@ -383,6 +383,7 @@ impl Host {
             address: self.config.address.clone(),
             nodes: self.nodes.keys().copied().collect(),
             attempts,
+            machine: self.config.machine.clone(),
         }
     }
 
@@ -510,6 +511,7 @@ impl WorkerConfig {
             address: "127.0.0.1".to_owned(),
             listen: Vec::new(),
             identity: None,
+            machine: lote_shared::machine::hash(),
             grace: Duration::from_secs(5),
             transfers: Limits::default(),
             retries: Retries::default(),

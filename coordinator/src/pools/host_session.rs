@@ -120,13 +120,14 @@ async fn welcome_and_run(
     mut stream: Stream,
 ) -> Result<(), Error> {
     static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
-    let joined = Action::HostJoined {
+    let joined = Action::HostPresented {
         peer: peer.to_owned(),
         name: hello.name.clone(),
         boot: hello.boot,
         capacity: hello.capacity.clone(),
         address: hello.address.clone(),
         software: hello.software.clone(),
+        machine: hello.machine.clone(),
     };
     let Outcome::HostJoined(host) = parts.engine.propose(crate::state::keys::CLUSTER, joined).await?? else {
         return Err(Error::Ended);

@@ -26,6 +26,8 @@ pub struct Hello {
     pub nodes: Vec<NodeKey>,
     /// Every attempt the host holds: queued, running, or ended and not yet acknowledged.
     pub attempts: Vec<(NodeKey, AttemptRef)>,
+    /// Stands for the machine ([`crate::machine::hash`]), so that a copied identity is noticed.
+    pub machine: String,
 }
 
 /// The leader's answer to [`Hello`].

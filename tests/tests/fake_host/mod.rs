@@ -80,6 +80,7 @@ async fn join(network: &Network, leader: PeerId, seen: &Seen, held: &mut Held) -
         address: "127.0.0.1".to_owned(),
         nodes: Vec::new(),
         attempts: held.keys().copied().collect(),
+        machine: String::new(),
     };
     stream.send(&hello).await.ok()?;
     let welcome = stream.receive::<Welcome>().await.ok()??;

@@ -2,12 +2,14 @@
 
 mod host;
 mod job;
+mod member;
 mod node;
 mod pool;
 mod task;
 
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
+pub use member::{ClusterSettings, MemberRecord, TokenRecord};
 pub use node::{NodeRecord, RecentTask};
 pub use pool::PoolRecord;
 pub use task::{Ending, TaskPlace, TaskRecord};
