@@ -52,7 +52,7 @@ class Members:
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(binary()), "--log", "info", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self.home, preexec_fn=_die_with_parent,
+                cwd=self.home, env=dict(os.environ, NO_COLOR="1"), preexec_fn=_die_with_parent,
             )  # fmt: skip
         self.running[name] = process
         return process
