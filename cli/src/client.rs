@@ -55,7 +55,7 @@ impl Client {
             blob_endpoint: get("AZURE_STORAGE_BLOB_ENDPOINT")?,
             account: get("AZURE_BATCH_ACCOUNT")?,
             key: STANDARD.decode(get("AZURE_BATCH_ACCESS_KEY")?).context("the access key is not base64")?,
-            http: reqwest::Client::builder().no_proxy().build()?,
+            http: crate::announce::http_client(env.get("LOTE_CA_FILE").map(Path::new))?.build()?,
         })
     }
 

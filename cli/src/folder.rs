@@ -64,7 +64,7 @@ impl Folder {
         })?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!(
-                "another `lote up` is running on {}; stop it or choose another folder with --data-dir",
+                "another `lote` is running on {}; stop it or choose another folder with --data-dir",
                 path.display()
             );
         }
@@ -97,6 +97,11 @@ impl Folder {
             }
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
         }
+    }
+
+    /// Takes over the account of a cluster that was joined.
+    pub fn keep_account(&self, account: &Account) -> anyhow::Result<()> {
+        write_private(&self.path.join("account.json"), &serde_json::to_vec_pretty(account)?)
     }
 
     /// Tells clients where to go; written by rename once everything answers.
@@ -183,7 +188,7 @@ mod tests {
         let account = folder.account().unwrap();
         assert_eq!(account.key_bytes().unwrap().len(), KEY_BYTES);
         assert_eq!(folder.account().unwrap().key, account.key);
-        assert!(Folder::open(dir.path()).unwrap_err().to_string().contains("another `lote up`"));
+        assert!(Folder::open(dir.path()).unwrap_err().to_string().contains("another `lote` is running"));
         drop(folder);
         fs::write(dir.path().join("format-version"), "2\n").unwrap();
         assert!(Folder::open(dir.path()).unwrap_err().to_string().contains("newer lote (format 2"));

@@ -1,15 +1,25 @@
-//! `lote`: the one binary. `lote up` is a whole cluster on this machine, `lote demo` shows it at work.
+//! `lote`: the one binary. `lote up` is a whole cluster on this machine, `lote demo` shows it at work; `lote init`,
+//! `lote coordinator` and `lote worker` make one of several machines.
 
+mod announce;
 mod backup;
 mod client;
+mod cluster;
+mod coordinator;
 mod demo;
+mod duration;
 mod folder;
+mod init;
 mod inspect;
+mod member_settings;
+mod members;
 mod output;
 mod recover;
 mod settings;
 mod status;
+mod stop;
 mod up;
+mod worker;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
@@ -35,6 +45,18 @@ enum Command {
     Up(settings::UpArguments),
     /// Run the whole workflow on an embedded cluster and check the result.
     Demo(demo::Arguments),
+    /// Make the data folder of a cluster's first coordinator.
+    Init(init::Arguments),
+    /// Run a coordinator of a cluster until SIGTERM or Ctrl-C.
+    Coordinator(member_settings::CoordinatorArguments),
+    /// Run a worker host: SIGTERM leaves its tasks to the keeper, Ctrl-C ends them.
+    Worker(member_settings::WorkerArguments),
+    /// Join tokens.
+    #[command(subcommand)]
+    Token(members::Token),
+    /// Members of the cluster.
+    #[command(subcommand)]
+    Host(members::Host),
     /// Show the state of a running cluster.
     Status(status::Arguments),
     /// Why a task waits, what became of its attempts; how a pool's group and nodes are doing.
@@ -63,6 +85,11 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Up(up) => up::main(up),
         Command::Demo(demo) => demo::main(demo),
+        Command::Init(init) => init::main(init),
+        Command::Coordinator(coordinator) => coordinator::main(coordinator),
+        Command::Worker(worker) => worker::main(worker),
+        Command::Token(token) => members::token(token),
+        Command::Host(host) => members::host(host),
         Command::Status(status) => status::main(status),
         Command::Backup(backup) => backup::backup(backup),
         Command::Restore(restore) => backup::restore(restore),

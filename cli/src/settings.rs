@@ -72,7 +72,7 @@ pub struct UpSettings {
 
 impl UpArguments {
     pub fn resolve(self) -> anyhow::Result<UpSettings> {
-        let file = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let file: File = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let settings = UpSettings {
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
             workers: self.workers.or(file.workers).unwrap_or(DEFAULT_WORKERS),
@@ -133,7 +133,8 @@ impl UpSettings {
     }
 }
 
-fn read_file(path: &Path) -> anyhow::Result<File> {
+/// Reads a settings file; a key that is none is an error.
+pub fn read_file<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("{} is not a settings file of lote", path.display()))
 }

@@ -1,22 +1,22 @@
 //! `lote up`: one coordinator and some workers in this process, over real sockets on loopback.
 
+use crate::announce::{Endpoints, announce};
 use crate::folder::{Account, Folder};
 use crate::settings::{UpArguments, UpSettings};
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use lote_coordinator::service::{Coordinator, CoordinatorConfig};
-use lote_shared::model::HostCapacity;
-use lote_shared::network::{Identity, Role};
+use lote_coordinator::state::Admission;
+use lote_shared::model::{HostCapacity, MemberRole};
+use lote_shared::network::Identity;
 use lote_worker::{Worker, WorkerConfig};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What a stop may take before it is called a failure.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn main(arguments: UpArguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.resolve()?;
@@ -30,7 +30,7 @@ pub fn main(arguments: UpArguments) -> anyhow::Result<ExitCode> {
         println!("Point a client at it with:  set -a; . {}; set +a", cluster.folder.env_path().display());
         println!("Stop it with Ctrl-C.");
         let failure = tokio::select! {
-            asked = wait_for_stop() => asked.err(),
+            asked = crate::stop::asked() => asked.err(),
             reason = cluster.coordinator.stopped() => Some(anyhow::anyhow!("the coordinator stopped by itself: {reason}")),
         };
         println!("stopping ...");
@@ -38,16 +38,6 @@ pub fn main(arguments: UpArguments) -> anyhow::Result<ExitCode> {
         println!("stopped");
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     })?
-}
-
-async fn wait_for_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 /// A running embedded cluster.
@@ -68,13 +58,25 @@ impl Cluster {
         let folder = Folder::open(&settings.data_dir)?;
         folder.remove_env()?;
         let account = folder.account()?;
-        let mut allowed = BTreeMap::new();
+        ensure!(
+            !crate::cluster::exists(folder.path()),
+            "{0} belongs to a cluster made by `lote init`; start it with `lote coordinator --data-dir {0}`",
+            folder.path().display()
+        );
+        let mut admit = Vec::new();
         let mut homes = Vec::new();
         for number in 0..settings.workers {
             let home = folder.path().join("workers").join(number.to_string());
             std::fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
             let identity = Identity::load_or_create(&home.join("identity"))?;
-            allowed.insert(identity.peer(), Role::Worker);
+            admit.push(Admission {
+                peer: identity.peer().to_string(),
+                role: MemberRole::Worker,
+                name: format!("worker-{number}"),
+                addresses: Vec::new(),
+                machine: lote_shared::machine::hash(),
+                replaces: None,
+            });
             homes.push((home, identity));
         }
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -85,7 +87,9 @@ impl Cluster {
             batch_bind: loopback(settings.batch_port),
             blob_bind: loopback(settings.blob_port),
             p2p_bind: loopback(settings.p2p_port),
-            allowed,
+            admit,
+            joinable: None,
+            joined: None,
             lease_ms: settings.lease_ms,
             faults: Default::default(),
         })
@@ -119,36 +123,10 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until both ports answer, then tells clients.
     async fn announce(&mut self) -> anyhow::Result<()> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
-        // The Blob interface has no health page (every path is a blob's); that it answers at all is enough.
-        for url in [format!("{}/readyz", self.batch_endpoint), self.blob_endpoint.clone()] {
-            let ready = async {
-                while !http.get(&url).send().await.is_ok_and(|answer| !answer.status().is_server_error()) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
-            if tokio::time::timeout(READY_TIMEOUT, ready).await.is_err() {
-                bail!("{url} did not answer within {} s; see the log (--log info)", READY_TIMEOUT.as_secs());
-            }
-        }
-        let (name, key) = (self.account.name.clone(), self.account.key.clone());
-        let connection = format!(
-            "DefaultEndpointsProtocol=http;AccountName={name};AccountKey={key};BlobEndpoint={};",
-            self.blob_endpoint
-        );
-        let pairs = [
-            ("AZURE_BATCH_ACCOUNT", name.clone()),
-            ("AZURE_BATCH_ACCESS_KEY", key.clone()),
-            ("AZURE_BATCH_ENDPOINT", self.batch_endpoint.clone()),
-            ("AZURE_STORAGE_ACCOUNT", name),
-            ("AZURE_STORAGE_KEY", key),
-            ("AZURE_STORAGE_BLOB_ENDPOINT", self.blob_endpoint.clone()),
-            ("AZURE_STORAGE_CONNECTION_STRING", connection),
-        ];
-        self.folder.write_env(&pairs)?;
-        self.env = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let endpoints =
+            Endpoints { batch: self.batch_endpoint.clone(), blob: self.blob_endpoint.clone(), ca_file: None };
+        self.env = announce(&self.folder, &self.account, &endpoints).await?;
         Ok(())
     }
 
@@ -178,7 +156,7 @@ fn capacity(cores: u32) -> HostCapacity {
 }
 
 /// The keeper is this very binary.
-fn keeper_command() -> anyhow::Result<Vec<OsString>> {
+pub fn keeper_command() -> anyhow::Result<Vec<OsString>> {
     let program = std::env::current_exe().context("finding this program to start keepers with")?;
     Ok(vec![program.into(), "keeper".into()])
 }

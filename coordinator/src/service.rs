@@ -8,15 +8,17 @@ use crate::api::ops::{backup, inspect};
 use crate::clock;
 use crate::data::replicas::Replicas;
 use crate::data::serve::{Caller, conversation};
-use crate::directory::{self, Directory, Publisher};
+use crate::directory::{self, Directory};
 use crate::engine::{Engine, Unavailable};
+use crate::join::{self, Joinable};
 use crate::leadership::Leadership;
+use crate::members::{self, Joined, Seat};
 use crate::node_files::{self, HostFiles};
 use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
 use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
 use crate::replication::{self, Replica};
-use crate::state::{Action, keys};
+use crate::state::Admission;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
@@ -24,7 +26,6 @@ use lote_shared::chunks::ChunkStore;
 use lote_shared::network::{self, Identity, Incoming, Network, Protocol, Role};
 use lote_shared::protocol::host::Directions;
 use lote_shared::protocol::members::Member;
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,8 +49,12 @@ pub struct CoordinatorConfig {
     pub batch_bind: SocketAddr,
     pub blob_bind: SocketAddr,
     pub p2p_bind: SocketAddr,
-    /// Peers that may speak to us.
-    pub allowed: BTreeMap<PeerId, Role>,
+    /// Members admitted without a token because whoever starts this owns them, as the workers of `lote up`.
+    pub admit: Vec<Admission>,
+    /// What a cluster that others can join has more; `None` for an embedded one.
+    pub joinable: Option<Joinable>,
+    /// What this coordinator was told when it joined; `None` for the one that founds the cluster.
+    pub joined: Option<Joined>,
     pub lease_ms: u64,
     /// Empty but in tests.
     pub faults: Faults,
@@ -80,6 +85,8 @@ pub enum Error {
     Network(#[from] network::Error),
     #[error(transparent)]
     Chunks(#[from] lote_shared::chunks::Error),
+    #[error("the coordinator cannot be a member of this cluster: {0}")]
+    Refused(#[from] crate::state::Refusal),
     #[error("the first write failed: {0}")]
     Unavailable(#[from] Unavailable),
 }
@@ -95,9 +102,9 @@ pub struct Coordinator {
     servers: Vec<ServerHandle>,
     batch_address: SocketAddr,
     blob_address: SocketAddr,
+    join_address: Option<SocketAddr>,
     sweeper: JoinHandle<()>,
-    /// Whoever follows the members does so until this is dropped; `None` where a test owns it.
-    _members: Option<Publisher>,
+    members: Option<JoinHandle<()>>,
 }
 
 impl Coordinator {
@@ -112,33 +119,42 @@ impl Coordinator {
         let blob = bind(config.blob_bind, "--blob-port")?;
         // The network layer binds by itself later; asking here gives the same clear error.
         drop(bind(config.p2p_bind, "--p2p-port")?);
+        let join_port =
+            config.joinable.as_ref().map(|joinable| bind(joinable.bind, "--join-bind")).transpose()?;
         let folder = |source| Error::Folder { path: config.data_dir.clone(), source };
         std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
         let batch_address = batch.local_addr().map_err(folder)?;
         let blob_address = blob.local_addr().map_err(folder)?;
-
-        let (engine, replica) = replication::open(replication::Config::new(config.data_dir.clone())).await?;
-        let account =
-            Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
-        if let Err(refusal) = engine.propose(keys::CLUSTER, account).await? {
-            tracing::warn!(%refusal, "the account was not added");
-        }
+        let join_address = join_port.as_ref().map(TcpListener::local_addr).transpose().map_err(folder)?;
 
         let identity = Identity::load_or_create(&config.data_dir.join("identity"))?;
         let listen = multiaddr(config.p2p_bind);
         let network = Network::start(network::Config::new(identity, vec![listen])).await?;
+        let seat = Seat::new(&network, config.joinable.as_ref(), config.joined.clone());
         let (publisher, members) = match seams.directory {
             Some(directory) => (None, directory),
             None => {
-                let (publisher, directory) = Directory::new(members_of(&config.allowed, &network));
+                let (publisher, directory) = Directory::new(seat.known());
                 (Some(publisher), directory)
             }
         };
+        // Before Raft starts: the others may call at once.
         directory::apply(&network, &members.members());
         tokio::spawn(directory::admit(network.clone(), members.clone()));
 
-        let builder =
-            ChunkBuilder::new(&format!("http://{batch_address}"), &format!("http://{blob_address}"));
+        let folder = replication::Config::new(config.data_dir.clone());
+        let (engine, replica) = replication::open_member(folder, seat.start(), Some(network.clone())).await?;
+        replica.keep_membership(members::desired(engine.clone()));
+        if replica.leadership().borrow().is_ours {
+            // The only voter. What it says now is the first thing that a new cluster knows.
+            members::found(&engine, &seat, &config).await?;
+        } else {
+            tokio::spawn(members::announce(engine.clone(), seat.admission()));
+        }
+        let keeper = publisher.map(|publisher| members::Keeper::start(engine.clone(), seat, publisher));
+
+        let url = |address| join::base_url(config.joinable.as_ref(), address);
+        let builder = ChunkBuilder::new(&url(batch_address), &url(blob_address));
         let parts = LeaderParts {
             engine: engine.clone(),
             builder,
@@ -175,17 +191,33 @@ impl Coordinator {
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
-        let servers = vec![
-            serve(batch, move |cfg| {
+        let tls =
+            config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
+        let doors = join_address.zip(config.joinable.as_ref()).map(|(address, joinable)| {
+            let authority = joinable.authority.clone();
+            join::server::Doors {
+                engine: engine.clone(),
+                authority,
+                addresses: joinable.join_addresses(address),
+            }
+        });
+        let admin = crate::api::ops::members::Admin { engine: engine.clone(), doors: doors.clone() };
+        let mut servers = vec![
+            serve(batch, tls.clone(), move |cfg| {
                 // The pages come first: the Batch interface takes every other path.
                 crate::api::ops::service(cfg, ops.clone());
                 status::service(cfg, watch.clone());
                 inspect::service(cfg);
                 backup::service(cfg, sources.clone());
+                crate::api::ops::members::service(cfg, admin.clone());
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
-            serve(blob, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
+            serve(blob, tls, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
         ];
+        if let (Some(listener), Some(doors), Some(joinable)) = (join_port, doors, &config.joinable) {
+            let tls = Some(joinable.tls.clone());
+            servers.push(serve(listener, tls, move |cfg| join::server::service(cfg, doors.clone()))?);
+        }
         Ok(Coordinator {
             engine,
             replica,
@@ -195,8 +227,9 @@ impl Coordinator {
             servers,
             batch_address,
             blob_address,
+            join_address,
             sweeper,
-            _members: publisher,
+            members: keeper,
         })
     }
 
@@ -218,6 +251,11 @@ impl Coordinator {
 
     pub fn blob_address(&self) -> SocketAddr {
         self.blob_address
+    }
+
+    /// Where others join; `None` for an embedded cluster.
+    pub fn join_address(&self) -> Option<SocketAddr> {
+        self.join_address
     }
 
     /// Ends when this member stops by itself (its disk failed, or an entry could not be applied), with the reason.
@@ -247,6 +285,9 @@ impl Coordinator {
             server.stop(true).await;
         }
         self.sweeper.abort();
+        if let Some(members) = &self.members {
+            members.abort();
+        }
         self.network.shutdown().await;
         self.tree.stop().await;
         self.replica.shutdown().await;
@@ -266,16 +307,19 @@ fn multiaddr(address: SocketAddr) -> Multiaddr {
 
 fn serve(
     listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
     configure: impl Fn(&mut actix_web::web::ServiceConfig) + Clone + Send + 'static,
 ) -> Result<ServerHandle, Error> {
     let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
     let server = HttpServer::new(move || App::new().configure(configure.clone()))
         .workers(HTTP_WORKERS)
         .disable_signals()
-        .shutdown_timeout(5)
-        .listen(listener)
-        .map_err(|source| Error::Listen { address, source })?
-        .run();
+        .shutdown_timeout(5);
+    let listening = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, rustls::ServerConfig::clone(&tls)),
+        None => server.listen(listener),
+    };
+    let server = listening.map_err(|source| Error::Listen { address, source })?.run();
     let handle = server.handle();
     actix::spawn(async move {
         if let Err(error) = server.await {
@@ -283,13 +327,6 @@ fn serve(
         }
     });
     Ok(handle)
-}
-
-/// Those the configuration allows, and this coordinator itself.
-fn members_of(allowed: &BTreeMap<PeerId, Role>, network: &Network) -> Vec<Member> {
-    let own = Member::new(network.peer(), Role::Coordinator, &network.addresses());
-    let others = allowed.iter().map(|(peer, role)| Member::new(*peer, *role, &[]));
-    std::iter::once(own).chain(others).collect()
 }
 
 async fn accept_sessions(mut incoming: Incoming, tree: Arc<LeaderTree>, members: Directory) {

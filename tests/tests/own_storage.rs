@@ -4,8 +4,8 @@
 use lote_coordinator::api::auth::blob::sas::{ContainerSas, sign_container};
 use lote_coordinator::clock;
 use lote_coordinator::service::{Coordinator, CoordinatorConfig};
-use lote_coordinator::state::Action;
 use lote_coordinator::state::blobs::BlobAction;
+use lote_coordinator::state::{Action, testing};
 use lote_shared::chunks::ChunkStore;
 use lote_shared::model::{
     ContainerDestination, FailureInfo, OutputFile, ResourceFile, ResourceSource, UploadCondition,
@@ -46,7 +46,9 @@ impl World {
             batch_bind: any_port,
             blob_bind: any_port,
             p2p_bind: any_port,
-            allowed: BTreeMap::from([(identity.peer(), Role::Worker)]),
+            admit: vec![testing::worker(&identity.peer().to_string())],
+            joinable: None,
+            joined: None,
             lease_ms: 60_000,
             faults: Default::default(),
         })

@@ -12,7 +12,7 @@ use lote_coordinator::pools::guard::Place;
 use lote_coordinator::service::{Coordinator, CoordinatorConfig};
 use lote_coordinator::state::{Action, Condition, testing};
 use lote_shared::model::{AccountId, DeallocationOption, JobId, PoolId, PoolKey, Span, TaskId, TaskState};
-use lote_shared::network::{Identity, Role};
+use lote_shared::network::Identity;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -56,7 +56,9 @@ impl World {
             batch_bind: any_port,
             blob_bind: any_port,
             p2p_bind: any_port,
-            allowed: BTreeMap::from([(identity.peer(), Role::Worker)]),
+            admit: vec![testing::worker(&identity.peer().to_string())],
+            joinable: None,
+            joined: None,
             lease_ms: 60_000,
             faults: faults.clone(),
         })

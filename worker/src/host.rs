@@ -19,6 +19,7 @@ use crate::attempt::own::OwnStore;
 use crate::attempt::transfer::Retries;
 use crate::clock::Clock;
 use crate::context::{HostContext, signal};
+use crate::coordinators::Coordinators;
 use crate::files::Roots;
 use crate::keeper::client::{self, Connection};
 use crate::keeper::wire::{Event, Exit, Request};
@@ -26,7 +27,6 @@ use crate::node::actor::{Adopted, Inventory, IsQuiet, NodeActor, Signal, ToNode}
 use crate::node::machine::{NodeMachine, Now, Work};
 use crate::node::memory::Memory;
 use crate::outgoing::Outgoing;
-use crate::coordinators::Coordinators;
 use crate::session::{Coordinator, FromSession, SessionTask};
 use crate::{Error, WorkerConfig};
 use actix::{Actor, Addr};
@@ -385,6 +385,7 @@ impl Host {
             address: self.config.address.clone(),
             nodes: self.nodes.keys().copied().collect(),
             attempts,
+            machine: self.config.machine.clone(),
         }
     }
 
@@ -512,6 +513,7 @@ impl WorkerConfig {
             address: "127.0.0.1".to_owned(),
             listen: Vec::new(),
             identity: None,
+            machine: lote_shared::machine::hash(),
             grace: Duration::from_secs(5),
             transfers: Limits::default(),
             retries: Retries::default(),

@@ -83,6 +83,8 @@ pub struct WorkerConfig {
     pub listen: Vec<Multiaddr>,
     /// `None`: kept in `<data dir>/identity`.
     pub identity: Option<Identity>,
+    /// Stands for this machine; see [`lote_shared::machine`].
+    pub machine: String,
     /// Between SIGTERM and SIGKILL for tasks that are ended.
     pub grace: Duration,
     pub transfers: Limits,

@@ -164,7 +164,11 @@ mod tests {
         let pauses: Vec<u64> = (0..6)
             .map(|_| {
                 let (peer, pause_ms) = tried(&mut search);
-                if peer == p[1] { search.failed(peer) } else { search.redirected(peer, None) }
+                if peer == p[1] {
+                    search.failed(peer)
+                } else {
+                    search.redirected(peer, None)
+                }
                 pause_ms
             })
             .collect();

@@ -179,13 +179,14 @@ async fn welcome_and_run(
         stream.close().await;
         return Err(Error::Copied);
     }
-    let joined = Action::HostJoined {
+    let joined = Action::HostPresented {
         peer: peer.to_owned(),
         name: hello.name.clone(),
         boot: hello.boot,
         capacity: hello.capacity.clone(),
         address: hello.address.clone(),
         software: hello.software.clone(),
+        machine: hello.machine.clone(),
     };
     let Outcome::HostJoined(host) = parts.engine.propose(crate::state::keys::CLUSTER, joined).await?? else {
         return Err(Error::Ended);
@@ -211,7 +212,8 @@ async fn welcome_and_run(
     let number = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
     let (hears, heard) = watch::channel(0);
     let probe = Arc::new(Notify::new());
-    let handle = SessionHandle { host, session: number, boot: hello.boot, queue, end: Arc::new(end), probe, heard };
+    let handle =
+        SessionHandle { host, session: number, boot: hello.boot, queue, end: Arc::new(end), probe, heard };
     for (node, attempts) in plan.resend {
         if let Some(chunk) = parts.builder.build(&parts.engine, node, attempts).await {
             handle.send(chunk);

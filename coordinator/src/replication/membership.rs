@@ -66,8 +66,9 @@ pub fn next_step(look: &Look) -> Option<Step> {
     for (id, member) in &look.desired {
         match look.members.get(id) {
             None => return Some(Step::AddLearner(*id, member.clone())),
-            // A number belongs to one peer for ever; whoever lost its log gets a new one.
-            Some(known) if known.peer == member.peer && known != member => {
+            // A number belongs to one peer for ever; whoever lost its log gets a new one. A cluster that was founded
+            // without a network, or recovered, does not know its member's peer yet.
+            Some(known) if known != member && (known.peer == member.peer || known.peer.is_empty()) => {
                 return Some(Step::Update(*id, member.clone()));
             }
             Some(_) => {}

@@ -11,6 +11,7 @@ use super::command::{Action, CursorKey};
 use super::cursors::CursorRecord;
 use super::idempotency::Answers;
 use super::index::{Account, Deadline, Host, Job, Node, Pool, Standing};
+use super::members::Membership;
 use super::records::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
@@ -90,6 +91,8 @@ pub enum Event {
         pool: PoolKey,
         node: NodeKey,
     },
+    /// Who belongs to the cluster is to be looked up again.
+    MembersChanged,
 }
 
 /// Why rows could not be taken back into memory.
@@ -143,6 +146,7 @@ pub struct Cluster {
     /// Where the last batch has the counters; a hint that is not stored.
     meta_at: usize,
     pub(super) blobs: Blobs,
+    pub(super) membership: Membership,
 }
 
 impl Cluster {
@@ -227,6 +231,28 @@ impl Cluster {
             Action::Blob(action) => {
                 let stamp = Stamp { index: step.index, now: step.now };
                 self.blobs.apply(stamp, step.account, action, step.batch)
+            }
+            Action::ClusterInit { settings } => self.init_cluster(step, settings),
+            Action::TokenAdd { token, secret_hash, role, expires, uses, note } => {
+                let record = super::TokenRecord {
+                    id: *token,
+                    secret_hash: *secret_hash,
+                    role: *role,
+                    made: step.now,
+                    expires: *expires,
+                    uses_left: *uses,
+                    revoked: false,
+                    note: note.clone(),
+                };
+                self.add_token(step, record)
+            }
+            Action::TokenRevoke { token } => self.revoke_token(step, *token),
+            Action::MemberAdmit { token, admission } => self.admit_member(step, token.as_ref(), admission),
+            Action::MemberRemove { peer } => self.remove_member(step, peer),
+            Action::HostPresented { peer, name, boot, capacity, address, software, machine } => {
+                self.check_host(peer, machine)?;
+                let seen = super::hosts::Seen { peer, name, boot: *boot, capacity, address, software };
+                self.join_host(step, &seen)
             }
         }
     }
@@ -412,6 +438,9 @@ impl Cluster {
                 }
                 keys::Table::Container | keys::Table::Blob | keys::Table::Block => {
                     cluster.blobs.load(account, table, rest, &value).map_err(|why| row.error(why))?;
+                }
+                keys::Table::Membership => {
+                    cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
                 }
                 keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
             }

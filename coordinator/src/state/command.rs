@@ -5,12 +5,13 @@
 //! choices (names of nodes, idempotency keys) are drawn before proposing and travel inside.
 
 use super::blobs::BlobAction;
+use super::records::ClusterSettings;
 use lote_shared::model::{
     AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, Timestamp,
 };
-use lote_shared::model::{AllTasksAction, BootId, JobKey};
+use lote_shared::model::{AllTasksAction, BootId, JobKey, MemberRole, TokenId};
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
 use serde::{Deserialize, Serialize};
@@ -290,6 +291,67 @@ pub enum Action {
 
     /// Containers, blobs and staged blocks.
     Blob(Box<BlobAction>),
+
+    /// Names the cluster; a second time with the same id changes nothing, with another it is refused.
+    ClusterInit {
+        settings: Box<ClusterSettings>,
+    },
+    TokenAdd {
+        token: TokenId,
+        /// BLAKE3 of the secret.
+        secret_hash: [u8; 32],
+        role: MemberRole,
+        expires: Timestamp,
+        uses: u32,
+        note: String,
+    },
+    TokenRevoke {
+        token: TokenId,
+    },
+    /// Makes a peer a member, or renews what is known of one.
+    MemberAdmit {
+        /// `None`: the operator's own admission, as of the workers inside `lote up`.
+        token: Option<TokenClaim>,
+        admission: Box<Admission>,
+    },
+    MemberRemove {
+        peer: String,
+    },
+    /// As [`Action::HostJoined`], which is kept for the logs of earlier versions, but only for members: the peer must
+    /// have been admitted as a worker, on this very machine.
+    HostPresented {
+        peer: String,
+        name: String,
+        boot: BootId,
+        capacity: HostCapacity,
+        address: String,
+        software: String,
+        machine: String,
+    },
+}
+
+/// What a caller knows of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenClaim {
+    pub token: TokenId,
+    /// BLAKE3 of the secret.
+    pub secret_hash: [u8; 32],
+}
+
+/// Who is to become a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// libp2p peer id, as text.
+    pub peer: String,
+    pub role: MemberRole,
+    /// For people.
+    pub name: String,
+    /// Multiaddresses at which it listens; empty for one that only dials.
+    pub addresses: Vec<String>,
+    /// Hash that stands for the machine; empty = unknown, then any will do.
+    pub machine: String,
+    /// The coordinator whose place a new one takes: peer id, member number, or name.
+    pub replaces: Option<String>,
 }
 
 /// Constraints of an add with the job's default filled in.

@@ -38,6 +38,8 @@ impl Action {
                 | Action::Report { .. }
                 | Action::RetryDue { .. }
                 | Action::Continue { .. }
+                | Action::ClusterInit { .. }
+                | Action::TokenRevoke { .. }
         )
     }
 }

@@ -2,7 +2,7 @@
 //! are neighbours and rows of counted records are written in order (sled needs that; `docs/dependencies.md`).
 
 use super::command::CursorKey;
-use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskKey};
+use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskKey, TokenId};
 
 /// The account of rows that belong to the cluster as a whole.
 pub const CLUSTER: AccountId = AccountId(0);
@@ -26,6 +26,8 @@ pub enum Table {
     Container = 11,
     Blob = 12,
     Block = 13,
+    /// Members, join tokens, and what the cluster is.
+    Membership = 14,
     /// Attempts that were not their task's last one.
     PastAttempt = 20,
     /// Written by the replication layer itself: applied position, running hash.
@@ -33,7 +35,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 17] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -48,6 +50,7 @@ impl Table {
         Table::Container,
         Table::Blob,
         Table::Block,
+        Table::Membership,
         Table::PastAttempt,
         Table::Applied,
     ];
@@ -142,6 +145,28 @@ pub fn departed(node: NodeKey) -> Vec<u8> {
     rest[0] = 2;
     rest[1..].copy_from_slice(&node.0.to_be_bytes());
     key(CLUSTER, Table::Meta, &rest)
+}
+
+/// What the cluster is.
+pub fn settings() -> Vec<u8> {
+    key(CLUSTER, Table::Membership, &[0])
+}
+
+/// The last number given to a coordinator.
+pub fn last_member() -> Vec<u8> {
+    key(CLUSTER, Table::Membership, &[1])
+}
+
+pub fn member(peer: &str) -> Vec<u8> {
+    let mut rest = vec![2];
+    rest.extend_from_slice(peer.as_bytes());
+    key(CLUSTER, Table::Membership, &rest)
+}
+
+pub fn token(token: TokenId) -> Vec<u8> {
+    let mut rest = vec![3];
+    rest.extend_from_slice(&token.0.to_be_bytes());
+    key(CLUSTER, Table::Membership, &rest)
 }
 
 pub fn cursor(cursor: CursorKey) -> Vec<u8> {

@@ -26,6 +26,7 @@ mod index;
 pub mod invariants;
 mod jobs;
 pub mod keys;
+pub mod members;
 mod nodes;
 mod past;
 mod pools;
@@ -39,13 +40,13 @@ pub mod testing;
 
 pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
-pub use command::{Action, Command, Condition, IdempotencyKey};
+pub use command::{Action, Admission, Command, Condition, IdempotencyKey, TokenClaim};
 pub use index::{Deadline, NodeCounts, NodeLoad};
 pub use jobs::{EMPTY_GRACE_MS, JOBS_ACTIVE_MAX};
 pub use nodes::DEPARTED_MAX;
 pub use pools::POOLS_MAX;
 pub use records::*;
-pub use reply::{Outcome, Refusal, RefusalCode, Reply};
+pub use reply::{MembershipCode, Outcome, Refusal, RefusalCode, Reply};
 pub use step::{RECORDS_MAX, ROW_VERSION};
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub enum Outcome {
     },
     /// Version and, for block lists, the composed length.
     Blob(Version),
+    /// The number of the member, for a coordinator.
+    MemberAdmitted {
+        member: Option<u64>,
+    },
 }
 
 /// Why nothing was changed.
@@ -61,6 +65,12 @@ impl Refusal {
     pub fn because(mut self, detail: impl Into<String>) -> Refusal {
         self.detail = detail.into();
         self
+    }
+}
+
+impl From<MembershipCode> for RefusalCode {
+    fn from(code: MembershipCode) -> RefusalCode {
+        RefusalCode::Membership(code)
     }
 }
 
@@ -105,4 +115,29 @@ pub enum RefusalCode {
     InvalidBlockList,
     InvalidBlobOrBlock,
     InternalError,
+    Membership(MembershipCode),
+}
+
+/// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum MembershipCode {
+    /// The state belongs to another cluster.
+    ClusterMismatch,
+    TokenExists,
+    /// No such token, or its secret is another: which of the two is nobody's business.
+    TokenNotFound,
+    TokenRevoked,
+    TokenExpired,
+    TokenUsedUp,
+    /// The token is for the other role.
+    TokenRoleMismatch,
+    TokenQuotaReached,
+    MemberNotFound,
+    MemberQuotaReached,
+    /// The peer is a member in the other role.
+    MemberRoleMismatch,
+    LastCoordinator,
+    HostNotAdmitted,
+    /// The identity was admitted on another machine.
+    HostIdentityCopied,
 }

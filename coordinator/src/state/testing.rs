@@ -3,7 +3,7 @@
 //! A [`World`] owns a [`Cluster`], the rows a store would hold, the log of applied commands, and a clock that only
 //! moves when told. Its helpers panic on refusals, because a test that expects one calls [`World::act`].
 
-use super::command::{Action, Command, Condition, IdempotencyKey, TaskAdd};
+use super::command::{Action, Admission, Command, Condition, IdempotencyKey, TaskAdd};
 use super::{Batch, Cluster, Event, NodeRecord, Outcome, RefusalCode, Reply, Stamp, TaskRecord};
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
@@ -95,6 +95,24 @@ pub fn task_add(id: &str) -> TaskAdd {
     }
 }
 
+/// The admission of a worker on any machine.
+pub fn worker(peer: &str) -> Admission {
+    Admission {
+        peer: peer.to_owned(),
+        role: MemberRole::Worker,
+        name: peer.to_owned(),
+        addresses: Vec::new(),
+        machine: String::new(),
+        replaces: None,
+    }
+}
+
+/// The admission of a coordinator.
+pub fn coordinator(peer: &str) -> Admission {
+    let addresses = vec!["/ip4/10.0.0.1/tcp/11010".to_owned()];
+    Admission { role: MemberRole::Coordinator, addresses, ..worker(peer) }
+}
+
 pub fn capacity(cores: u32) -> HostCapacity {
     HostCapacity { cores, memory_mib: u64::from(cores) * 2_048, disk_mib: 100_000, labels: Vec::new() }
 }
@@ -167,13 +185,18 @@ impl World {
     }
 
     pub fn join(&mut self, name: &str, cores: u32, boot: u64) -> HostKey {
-        let action = Action::HostJoined {
-            peer: format!("peer-{name}"),
+        let peer = format!("peer-{name}");
+        if self.cluster.member(&peer).is_none() {
+            self.ok(Action::MemberAdmit { token: None, admission: Box::new(worker(&peer)) });
+        }
+        let action = Action::HostPresented {
+            peer,
             name: name.to_owned(),
             boot: BootId(boot),
             capacity: capacity(cores),
             address: "127.0.0.1".to_owned(),
             software: "0.1.0".to_owned(),
+            machine: String::new(),
         };
         match self.ok(action) {
             Outcome::HostJoined(key) => key,

@@ -8,6 +8,7 @@ pub mod duration;
 pub mod file;
 pub mod ids;
 pub mod job;
+pub mod member;
 pub mod node;
 pub mod pool;
 pub mod task;
@@ -17,6 +18,7 @@ pub use duration::Span;
 pub use file::{ContainerDestination, OutputFile, ResourceFile, ResourceSource, UploadCondition};
 pub use ids::*;
 pub use job::{AllTasksAction, DisableTasks, JobCold, JobConstraints, JobSpec, JobState, TaskFailureAction};
+pub use member::{MemberRole, TokenId};
 pub use node::{
     HostCapacity, NodeError, NodeState, SchedulingState, StartTask, StartTaskInfo, StartTaskState,
 };

@@ -5,7 +5,7 @@
 //! another machine.
 
 use libp2p::PeerId;
-use libp2p::identity::Keypair;
+use libp2p::identity::{Keypair, PublicKey};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -50,6 +50,16 @@ impl Identity {
     /// The id by which others know this machine.
     pub fn peer(&self) -> PeerId {
         self.0.public().to_peer_id()
+    }
+
+    /// Signs a statement, so that others can tell that the owner of [`Identity::peer`] made it.
+    pub fn sign(&self, statement: &[u8]) -> Result<Vec<u8>, SigningError> {
+        self.0.sign(statement).map_err(|error| SigningError(error.to_string()))
+    }
+
+    /// What [`verify`] needs to check a signature.
+    pub fn public_key(&self) -> Vec<u8> {
+        self.0.public().encode_protobuf()
     }
 
     pub(super) fn keypair(&self) -> &Keypair {
@@ -101,6 +111,17 @@ impl Identity {
     }
 }
 
+/// The key did not sign.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the identity's key does not sign: {0}")]
+pub struct SigningError(String);
+
+/// Whether the owner of `peer` made this statement.
+pub fn verify(peer: &PeerId, public_key: &[u8], statement: &[u8], signature: &[u8]) -> bool {
+    let Ok(public) = PublicKey::try_decode_protobuf(public_key) else { return false };
+    public.to_peer_id() == *peer && public.verify(statement, signature)
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE_OWNER_ONLY).open(path)?;
     file.write_all(bytes)?;
@@ -121,6 +142,21 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "temporary files stay behind: {names:?}");
+    }
+
+    #[test]
+    fn a_statement_is_its_makers_alone() {
+        let (ours, other) = (Identity::ephemeral(), Identity::ephemeral());
+        let signature = ours.sign(b"statement").unwrap();
+        let check = |who: &Identity, key: &Identity, text: &[u8], signature: &[u8]| {
+            verify(&who.peer(), &key.public_key(), text, signature)
+        };
+        assert!(check(&ours, &ours, b"statement", &signature));
+        assert!(!check(&other, &ours, b"statement", &signature), "a key of somebody else");
+        assert!(!check(&ours, &other, b"statement", &signature));
+        assert!(!check(&ours, &ours, b"statements", &signature));
+        assert!(!check(&ours, &ours, b"statement", &signature[1..]));
+        assert!(!verify(&ours.peer(), b"no key", b"statement", &signature));
     }
 
     #[test]

@@ -396,7 +396,10 @@ impl Coordinator {
                     reallocate = true;
                 }
                 News::PoolChanged(_) | News::HostsChanged => reallocate = true,
-                News::RetryAt { .. } | News::JobChanged(_) | News::CursorPending(_) => {}
+                News::RetryAt { .. }
+                | News::JobChanged(_)
+                | News::CursorPending(_)
+                | News::MembersChanged => {}
             }
         }
         if reallocate {

@@ -236,6 +236,7 @@ impl Worker {
             address: format!("10.0.0.{}", bench.host.number),
             nodes: self.nodes.keys().copied().collect(),
             attempts: inventory.collect(),
+            machine: String::new(),
         };
         self.hello_ms = bench.clock_ms();
         bench.world.send(session, Side::Host, Packet::Hello(Box::new(hello)));

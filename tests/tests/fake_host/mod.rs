@@ -174,6 +174,7 @@ async fn join(network: &Network, peer: PeerId, boot: BootId, shared: &Shared) ->
         address: "127.0.0.1".to_owned(),
         nodes: Vec::new(),
         attempts: held,
+        machine: String::new(),
     };
     stream.send(&hello).await.ok()?;
     let welcome = match stream.receive().await.ok()?? {

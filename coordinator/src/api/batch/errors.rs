@@ -257,7 +257,7 @@ impl From<RefusalCode> for Code {
             RefusalCode::ConditionNotMet => Code::ConditionNotMet,
             RefusalCode::PoolQuotaReached => Code::PoolQuotaReached,
             RefusalCode::ActiveJobAndScheduleQuotaReached => Code::ActiveJobAndScheduleQuotaReached,
-            // These belong to blobs and to hosts; on this interface they could only be our own mistake.
+            // These belong to blobs, hosts and members; on this interface they could only be our own mistake.
             RefusalCode::Fenced
             | RefusalCode::ContainerNotFound
             | RefusalCode::ContainerAlreadyExists
@@ -265,6 +265,7 @@ impl From<RefusalCode> for Code {
             | RefusalCode::BlobAlreadyExists
             | RefusalCode::InvalidBlockList
             | RefusalCode::InvalidBlobOrBlock
+            | RefusalCode::Membership(_)
             | RefusalCode::InternalError => Code::InternalError,
         }
     }

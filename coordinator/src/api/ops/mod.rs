@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod inspect;
+pub mod members;
 pub mod status;
 
 use super::batch::lookup;

@@ -63,9 +63,7 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
             "addresses": leader.addresses,
         })),
     });
-    let member = |member: &Member| {
-        json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses })
-    };
+    let member = |member: &Member| json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses });
     body["members"] = watch.members.members().iter().map(member).collect();
     body["software"] = json!(env!("CARGO_PKG_VERSION"));
     HttpResponse::Ok().json(body)

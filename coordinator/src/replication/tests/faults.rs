@@ -8,7 +8,7 @@
 
 use crate::engine::Engine;
 use crate::replication::recover::{force_single, read_snapshot, restore};
-use crate::replication::{Config, EngineMachine, Error, Reading, Replica, Time};
+use crate::replication::{self, Config, EngineMachine, Error, Reading, Replica, Start, Time};
 use crate::state::command::TaskAdd;
 use crate::state::testing::*;
 use crate::state::{Action, Cluster, Command};
@@ -49,7 +49,8 @@ impl Member {
         let store = Arc::new(SwitchStore::new(Arc::new(MemoryStore::new())));
         let (engine, queue) = Engine::new(Cluster::new(), store.clone());
         let machine = Arc::new(EngineMachine::new(&engine, store));
-        let replica = Replica::start(config, machine, queue, Arc::new(Still)).await?;
+        let start = Start::Found { me: replication::Member::default() };
+        let replica = Replica::start(config, start, None, machine, queue, Arc::new(Still)).await?;
         Ok(Member { engine, replica })
     }
 

@@ -9,6 +9,7 @@ mod completed_tasks_stay_completed;
 mod counts_match_records;
 mod every_waiting_task_has_a_reason;
 mod fenced_attempts_change_nothing;
+mod members_keep_their_numbers;
 mod one_live_attempt_per_task;
 mod quotas_respected;
 mod slots_never_oversubscribed;
@@ -59,6 +60,9 @@ pub struct Before {
     clock: Timestamp,
     tasks: BTreeMap<TaskKey, Seen>,
     jobs: BTreeMap<JobKey, JobState>,
+    /// Numbers of coordinators by peer, and the last one given.
+    numbers: BTreeMap<String, u64>,
+    last_number: u64,
     /// Whether a state was seen for every command since the last look.
     every_step: bool,
 }
@@ -66,7 +70,7 @@ pub struct Before {
 type Check = fn(&Before, &Cluster) -> Result<(), String>;
 
 /// Name and check of every property.
-pub const ALL: [(&str, Check); 9] = [
+pub const ALL: [(&str, Check); 10] = [
     ("slots_never_oversubscribed", slots_never_oversubscribed::check),
     ("counts_match_records", counts_match_records::check),
     ("completed_tasks_stay_completed", completed_tasks_stay_completed::check),
@@ -75,6 +79,7 @@ pub const ALL: [(&str, Check); 9] = [
     ("terminated_jobs_start_nothing", terminated_jobs_start_nothing::check),
     ("every_waiting_task_has_a_reason", every_waiting_task_has_a_reason::check),
     ("quotas_respected", quotas_respected::check),
+    ("members_keep_their_numbers", members_keep_their_numbers::check),
     ("time_never_runs_backwards", time_never_runs_backwards::check),
 ];
 
@@ -104,6 +109,11 @@ impl Watch {
             clock: cluster.clock(),
             tasks: cluster.all_tasks().map(|task| (task.key, Seen::of(task))).collect(),
             jobs: cluster.all_jobs().map(|job| (job.key, job.state)).collect(),
+            numbers: cluster
+                .coordinators()
+                .filter_map(|member| Some((member.peer.clone(), member.member?)))
+                .collect(),
+            last_number: cluster.membership.last_member,
             every_step: self.before.every_step,
         };
         Ok(())

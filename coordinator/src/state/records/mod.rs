@@ -2,6 +2,7 @@
 
 mod host;
 mod job;
+mod member;
 mod node;
 mod past;
 mod pool;
@@ -9,6 +10,7 @@ mod task;
 
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
+pub use member::{ClusterSettings, MemberRecord, TokenRecord};
 pub use node::{NodeRecord, RecentTask};
 pub use past::{PAST_ATTEMPTS_MAX, PastAttempt, PastOutcome};
 pub use pool::PoolRecord;

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod jobs;
+mod members;
 mod pools;
 mod random;
 mod replay;

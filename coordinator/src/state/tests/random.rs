@@ -2,11 +2,12 @@
 //! rebuilt from the rows equals what was there, and the same log gives the same rows.
 
 use crate::state::command::{
-    Action, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, TaskAdd,
+    Action, Admission, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, TaskAdd,
+    TokenClaim,
 };
 use crate::state::invariants::Watch;
 use crate::state::testing::*;
-use crate::state::{Batch, Cluster, Ending, TaskPlace, TaskRecord};
+use crate::state::{Batch, Cluster, ClusterSettings, Ending, TaskPlace, TaskRecord};
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
 use proptest::prelude::*;
@@ -60,6 +61,40 @@ fn attempts(cluster: &Cluster, node: NodeKey, a: u16, b: u16) -> Vec<AttemptRef>
     out
 }
 
+/// Members come and go. Workers mostly stay, or nothing would ever run.
+fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
+    let token = TokenId(u64::from(c % 5));
+    let coordinator = format!("c-{}", a % 9);
+    match b % 12 {
+        0..=5 => {
+            let worker_wanted = b % 12 < 3;
+            let role = if worker_wanted { MemberRole::Worker } else { MemberRole::Coordinator };
+            let peer = if worker_wanted { format!("peer-{}", a % 4) } else { coordinator };
+            let secret_hash = [u8::from(c.is_multiple_of(7)); 32];
+            let token = a.is_multiple_of(2).then_some(TokenClaim { token, secret_hash });
+            let replaces = c.is_multiple_of(8).then(|| (c % 9).to_string());
+            let admission = Box::new(Admission { role, replaces, ..worker(&peer) });
+            Action::MemberAdmit { token, admission }
+        }
+        6 | 7 => Action::TokenAdd {
+            token,
+            secret_hash: [0; 32],
+            role: if a.is_multiple_of(3) { MemberRole::Coordinator } else { MemberRole::Worker },
+            expires: cluster.clock().plus_ms(u64::from(a)),
+            uses: u32::from(a % 3),
+            note: String::new(),
+        },
+        8 => Action::TokenRevoke { token },
+        9 if c.is_multiple_of(8) => Action::MemberRemove { peer: format!("peer-{}", a % 4) },
+        9 | 10 => Action::MemberRemove { peer: coordinator },
+        _ => {
+            let cluster_id = (a % 2).to_string();
+            let settings = ClusterSettings { cluster_id, lease_ms: 2_000, ca_certificate: String::new() };
+            Action::ClusterInit { settings: Box::new(settings) }
+        }
+    }
+}
+
 fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
     let pool = pool_id(&format!("p{}", a % 2));
     let job = job_id(&format!("j{}", a % 3));
@@ -73,7 +108,7 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
     let node =
         if accepting.is_empty() || c.is_multiple_of(5) { pick(&nodes, a) } else { pick(&accepting, a) };
     let host = HostKey(u32::from(a % 4));
-    match kind % 72 {
+    match kind % 73 {
         0 | 1 => {
             let mut spec = pool_spec(pool.as_str(), u32::from(b % 4), c % 4 + 1);
             spec.target_low_priority = u32::from(c % 2);
@@ -100,24 +135,35 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             let patch = PoolPatch { vm_size: Some("x".to_owned()), ..PoolPatch::default() };
             Action::PoolPatch { pool, condition, patch: Box::new(patch) }
         }
-        6 | 7 => Action::HostJoined {
-            peer: format!("peer-{}", a % 3),
+        // From the log of an earlier version.
+        6 if b.is_multiple_of(16) => Action::HostJoined {
+            peer: format!("old-{}", a % 2),
+            name: (a % 3).to_string(),
+            boot: BootId(1),
+            capacity: capacity(4),
+            address: String::new(),
+            software: String::new(),
+        },
+        6 | 7 => Action::HostPresented {
+            peer: format!("peer-{}", a % 4),
             name: (a % 3).to_string(),
             boot: BootId(1 + u64::from(b % 64 / 63)),
             capacity: capacity(4),
             address: String::new(),
             software: String::new(),
+            machine: if c.is_multiple_of(9) { "other".to_owned() } else { String::new() },
         },
         8 => match b % 8 {
             0 => Action::HostLost { host },
             1 | 2 => Action::HostUnknown { host },
-            _ => Action::HostJoined {
+            _ => Action::HostPresented {
                 peer: "peer-0".to_owned(),
                 name: "0".to_owned(),
                 boot: BootId(1),
                 capacity: capacity(4),
                 address: String::new(),
                 software: String::new(),
+                machine: String::new(),
             },
         },
         9..=11 => Action::NodeGrant {
@@ -206,6 +252,7 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             };
             Action::Report { node, attempts: attempts(cluster, node, b, c).into_iter().map(report).collect() }
         }
+        72 => membership(cluster, a, b, c),
         _ => {
             let cursor = match b % 3 {
                 0 => CursorKey::Job(JobKey(u32::from(a % 6))),

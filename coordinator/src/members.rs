@@ -1,0 +1,186 @@
+//! Who belongs to the cluster, between the replicated state and everything that has to find a member.
+//!
+//! [`Seat`] is this coordinator's own place. [`Keeper`] publishes the members of the state as the
+//! [`Directory`](crate::directory::Directory), on every coordinator, leader or not; [`desired`] tells the leader's Raft
+//! which coordinators there should be. Both read the state and own nothing.
+
+use crate::directory::Publisher;
+use crate::engine::Engine;
+use crate::join::Joinable;
+use crate::replication::{self, MemberId, Start};
+use crate::service::{CoordinatorConfig, Error};
+use crate::state::{Action, Admission, Cluster, Event, keys};
+use lote_shared::model::MemberRole;
+use lote_shared::network::{Multiaddr, Network, Role};
+use lote_shared::protocol::members::Member;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+
+/// A state that came as a snapshot brings no events, so it is looked at again now and then.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Before this coordinator tries again to say where it is.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// The role as the network names it.
+pub fn network_role(role: MemberRole) -> Role {
+    match role {
+        MemberRole::Coordinator => Role::Coordinator,
+        MemberRole::Worker => Role::Worker,
+    }
+}
+
+/// What a coordinator that joined was told.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Its number.
+    pub member: MemberId,
+    pub coordinators: Vec<Member>,
+}
+
+/// This coordinator's own place in the cluster.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    own: Member,
+    name: String,
+    joined: Option<Joined>,
+}
+
+impl Seat {
+    pub fn new(network: &Network, joinable: Option<&Joinable>, joined: Option<Joined>) -> Seat {
+        let listening = network.addresses();
+        let addresses = match joinable {
+            Some(joinable) => joinable.p2p_addresses(&listening),
+            None => listening.iter().map(Multiaddr::to_string).collect(),
+        };
+        let name = joinable.map_or_else(|| "coordinator".to_owned(), |joinable| joinable.name.clone());
+        let own = Member { peer: network.peer().to_string(), role: Role::Coordinator, addresses };
+        Seat { own, name, joined }
+    }
+
+    /// Those who are known before the state is.
+    pub fn known(&self) -> Vec<Member> {
+        let others = self.joined.iter().flat_map(|joined| joined.coordinators.clone());
+        std::iter::once(self.own.clone()).chain(others).collect()
+    }
+
+    pub fn start(&self) -> Start {
+        match &self.joined {
+            Some(joined) => Start::Join { member: joined.member },
+            None => Start::Found {
+                me: replication::Member {
+                    peer: self.own.peer.clone(),
+                    addresses: self.own.addresses.clone(),
+                },
+            },
+        }
+    }
+
+    pub fn admission(&self) -> Admission {
+        Admission {
+            peer: self.own.peer.clone(),
+            role: MemberRole::Coordinator,
+            name: self.name.clone(),
+            addresses: self.own.addresses.clone(),
+            machine: lote_shared::machine::hash(),
+            replaces: None,
+        }
+    }
+}
+
+/// Tells the state what cluster this is, its account, and that this coordinator and those it brings along are members.
+/// Said at every start of the only voter: it changes nothing but addresses that moved.
+pub async fn found(engine: &Engine, seat: &Seat, config: &CoordinatorConfig) -> Result<(), Error> {
+    let account =
+        Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
+    if let Err(refusal) = engine.propose(keys::CLUSTER, account).await? {
+        tracing::warn!(%refusal, "the account was not added");
+    }
+    if let Some(joinable) = &config.joinable {
+        let settings = Box::new(joinable.settings.clone());
+        engine.propose(keys::CLUSTER, Action::ClusterInit { settings }).await??;
+    }
+    for admission in std::iter::once(&seat.admission()).chain(&config.admit) {
+        let admission = Box::new(admission.clone());
+        engine.propose(keys::CLUSTER, Action::MemberAdmit { token: None, admission }).await??;
+    }
+    Ok(())
+}
+
+/// Says where this coordinator is now, until whoever leads has heard it.
+pub async fn announce(engine: Engine, own: Admission) {
+    loop {
+        let admit = Action::MemberAdmit { token: None, admission: Box::new(own.clone()) };
+        match engine.propose(keys::CLUSTER, admit).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(refusal)) => return tracing::error!(%refusal, "this coordinator is not wanted"),
+            Err(error) => tracing::debug!(%error, "the cluster does not know yet where this coordinator is"),
+        }
+        tokio::time::sleep(ANNOUNCE_AGAIN).await;
+    }
+}
+
+/// The coordinators of the state, as the membership keeper wants them; `None` before it has any.
+pub fn desired(
+    engine: Engine,
+) -> impl Fn() -> Option<BTreeMap<MemberId, replication::Member>> + Send + Sync + 'static {
+    move || {
+        let coordinators = engine.read(|cluster| {
+            let numbered = cluster.coordinators().filter_map(|record| {
+                let (peer, addresses) = (record.peer.clone(), record.addresses.clone());
+                Some((record.member?, replication::Member { peer, addresses }))
+            });
+            numbered.collect::<BTreeMap<_, _>>()
+        });
+        (!coordinators.is_empty()).then_some(coordinators)
+    }
+}
+
+/// Publishes the members of the state whenever they change.
+pub struct Keeper {
+    engine: Engine,
+    seat: Seat,
+    publisher: Publisher,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("members::Keeper")
+    }
+}
+
+impl Keeper {
+    /// The list is published when this returns; it is kept until the engine ends.
+    pub fn start(engine: Engine, seat: Seat, publisher: Publisher) -> JoinHandle<()> {
+        let mut events = engine.events();
+        let keeper = Keeper { engine, seat, publisher };
+        keeper.refresh();
+        tokio::spawn(async move {
+            loop {
+                match tokio::time::timeout(LOOK_AGAIN, events.recv()).await {
+                    Ok(Ok(batch)) if !batch.contains(&Event::MembersChanged) => {}
+                    Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => keeper.refresh(),
+                    Ok(Err(RecvError::Closed)) => return,
+                }
+            }
+        })
+    }
+
+    /// A state that does not know this coordinator is behind; until it has caught up, what was told at joining holds.
+    fn refresh(&self) {
+        let members = self.engine.read(|cluster| look(cluster));
+        if members.iter().any(|member| member.peer == self.seat.own.peer) {
+            self.publisher.publish(members);
+        }
+    }
+}
+
+fn look(cluster: &Cluster) -> Vec<Member> {
+    let member = |record: &crate::state::MemberRecord| Member {
+        peer: record.peer.clone(),
+        role: network_role(record.role),
+        addresses: record.addresses.clone(),
+    };
+    cluster.members().map(member).collect()
+}
