@@ -66,8 +66,9 @@ pub fn next_step(look: &Look) -> Option<Step> {
     for (id, member) in &look.desired {
         match look.members.get(id) {
             None => return Some(Step::AddLearner(*id, member.clone())),
-            // A number belongs to one peer for ever; whoever lost its log gets a new one.
-            Some(known) if known.peer == member.peer && known != member => {
+            // A number belongs to one peer for ever; whoever lost its log gets a new one. A cluster that began without
+            // a network learns its first member's peer later.
+            Some(known) if known != member && (known.peer == member.peer || known.peer.is_empty()) => {
                 return Some(Step::Update(*id, member.clone()));
             }
             Some(_) => {}
@@ -248,6 +249,10 @@ mod tests {
         let new = Member { addresses: vec!["/ip4/10.9.9.9/tcp/1".to_owned()], ..member(2) };
         moved.desired.insert(2, new.clone());
         assert_eq!(next_step(&moved), Some(Step::Update(2, new)));
+
+        let mut lone = case(&[1], &[1], &[1], &[]);
+        lone.members.insert(1, Member::default());
+        assert_eq!(next_step(&lone), Some(Step::Update(1, member(1))));
 
         let mut usurped = case(&[1, 2], &[1, 2], &[1], &[]);
         usurped.desired.insert(2, Member { peer: "another".to_owned(), ..member(2) });
