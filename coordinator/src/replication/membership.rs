@@ -250,6 +250,10 @@ mod tests {
         moved.desired.insert(2, new.clone());
         assert_eq!(next_step(&moved), Some(Step::Update(2, new)));
 
+        let mut lone = case(&[1], &[1], &[1], &[]);
+        lone.members.insert(1, Member::default());
+        assert_eq!(next_step(&lone), Some(Step::Update(1, member(1))));
+
         let mut usurped = case(&[1, 2], &[1, 2], &[1], &[]);
         usurped.desired.insert(2, Member { peer: "another".to_owned(), ..member(2) });
         assert_eq!(next_step(&usurped), None, "a number keeps its peer");

@@ -294,6 +294,49 @@ mod tests {
         }
     }
 
+    /// Two builds that speak to each other agree on these bytes; whoever changes them raises the version of the
+    /// protocol's frames.
+    #[test]
+    fn the_bytes_on_the_wire_stay() {
+        use crate::replication::{EngineAnswer, EngineQuestion};
+        let vote = WireVote { term: 2, member: 1, committed: true };
+        let last = Some(WireId(1, 3, 9));
+        let entries = vec![WireEntry { id: WireId(2, 1, 10), body: Blob(Bytes::from_static(b"\0")) }];
+        let propose = EngineQuestion::Propose(vec![Blob(Bytes::from_static(b"ab"))]);
+        let encoded = [
+            codec::encode(1, &RaftQuestion::Vote { vote, last }),
+            codec::encode(1, &RaftQuestion::Append { vote, prev: last, committed: None, entries }),
+            codec::encode(1, &RaftAnswer::Voted { vote, granted: false, last: None }),
+            codec::encode(1, &RaftAnswer::AppendedUpTo(last)),
+            codec::encode(1, &RaftAnswer::Refused("no".to_owned())),
+            codec::encode(1, &propose),
+            codec::encode(1, &EngineQuestion::HasLost(3)),
+            codec::encode(
+                1,
+                &EngineAnswer::Replies { index: 7, replies: vec![Ok(crate::state::Outcome::Done)] },
+            ),
+            codec::encode(1, &EngineAnswer::Lost { is_lost: true, last }),
+            codec::encode(1, &SnapshotHead { vote, name: "n".to_owned(), size_bytes: 5 }),
+            codec::encode(1, &SnapshotAnswer::Done(vote)),
+        ];
+        let expected: [&[u8]; 11] = [
+            &[1, 1, 1, 2, 1, 1, 1, 1, 3, 9],
+            &[1, 1, 0, 2, 1, 1, 1, 1, 3, 9, 0, 1, 2, 1, 10, 1, 0],
+            &[1, 1, 4, 2, 1, 1, 0, 0],
+            &[1, 1, 1, 1, 1, 3, 9],
+            &[1, 1, 5, 2, b'n', b'o'],
+            &[1, 1, 0, 1, 2, b'a', b'b'],
+            &[1, 1, 2, 3],
+            &[1, 1, 0, 7, 1, 0, 0],
+            &[1, 1, 3, 1, 1, 1, 3, 9],
+            &[1, 1, 2, 1, 1, 1, b'n', 5],
+            &[1, 1, 0, 2, 1, 1],
+        ];
+        for (number, (encoded, expected)) in encoded.into_iter().zip(expected).enumerate() {
+            assert_eq!(encoded.unwrap(), expected, "message {number}");
+        }
+    }
+
     #[test]
     fn entries_that_do_not_follow_each_other_or_are_malformed_are_refused() {
         for entries in

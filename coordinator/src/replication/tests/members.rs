@@ -1,11 +1,11 @@
 //! Members that talk over libp2p on loopback: the real engine, real folders, real sockets.
 //!
 //! A member is "killed" by ending the runtime of its network at once: to the others that is what a killed process
-//! is. The test of killed processes is in `tests/`.
+//! is. What a process leaves on its disk when it is killed is tested in `life.rs`.
 
 use crate::engine::{Engine, Unavailable};
 use crate::replication::link::Link;
-use crate::replication::wire::{RaftAnswer, RaftQuestion, WireVote};
+use crate::replication::wire::{RaftAnswer, RaftQuestion, SnapshotAnswer, SnapshotHead, WireVote};
 use crate::replication::{Config, Error, Member, MemberId, Replica, Role as RaftRole, Start, open_member};
 use crate::state::testing::{ACCOUNT, job_id, job_spec, pool_id, pool_spec, task_add, task_id};
 use crate::state::{Action, Command, IdempotencyKey, Outcome, keys};
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -394,6 +395,37 @@ async fn an_isolated_leader_accepts_no_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_at_a_leader_that_lost_its_place_is_made_by_the_next() {
+    let (nodes, _desired) = three().await;
+    let first = leader(nodes.iter()).await;
+    let old = nodes.iter().find(|node| node.id == first).unwrap();
+    let rest: Vec<&Node> = nodes.iter().filter(|node| node.id != first).collect();
+    old.network.set_allowed(BTreeMap::new());
+    introduce(&rest);
+    let names: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+    let waits: Vec<_> =
+        names.iter().map(|name| old.engine.submit_action(ACCOUNT, add(name)).unwrap()).collect();
+    let reading = tokio::spawn({
+        let engine = old.engine.clone();
+        async move { engine.linearize().await }
+    });
+    leader(rest.iter().copied()).await;
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    for node in &nodes {
+        for other in &nodes {
+            node.network.add_address(other.network.peer(), other.address.clone());
+        }
+    }
+    for (name, wait) in names.iter().zip(waits) {
+        assert_added(name, &wait.await.unwrap().unwrap());
+    }
+    reading.await.unwrap().unwrap();
+    assert!(!old.replica.leadership().borrow().is_ours);
+    same_state(&nodes.iter().collect::<Vec<_>>()).await;
+    assert_eq!(rest[0].tasks(), names.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_speaks_for_nobody_but_itself() {
     let (nodes, _desired) = three().await;
     let stranger = Identity::ephemeral();
@@ -417,6 +449,20 @@ async fn a_coordinator_speaks_for_nobody_but_itself() {
         let answer = link.ask(asked).await.unwrap();
         assert!(matches!(&answer, RaftAnswer::Refused(why) if why.contains("is not member")), "{answer:?}");
     }
+    // Nor does a snapshot that is none do any harm; the name and length it announces are believed as little.
+    for (size_bytes, sent) in [(5, &b"wrong"[..]), (u64::MAX, b""), (0, b"")] {
+        let vote = WireVote { term, member: 9, committed: true };
+        let mut stream = network.open(target.network.peer(), Protocol::Snapshot).await.unwrap();
+        stream.send(&SnapshotHead { vote, name: "n".to_owned(), size_bytes }).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        stream.flush().await.unwrap();
+        let answer = stream.receive().await.unwrap();
+        assert!(matches!(&answer, Some(SnapshotAnswer::Refused(_))), "{answer:?}");
+    }
+    let left = std::fs::read_dir(target.folder.path().join("raft/snapshots")).unwrap();
+    let received =
+        left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("received"));
+    assert_eq!(received.count(), 0, "nothing is left of it");
     assert_eq!(target.replica.status().term, term, "it was not heard");
     target.add("as-before").await.unwrap();
 }
