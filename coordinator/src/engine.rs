@@ -58,7 +58,10 @@ pub enum Request {
     Linearize(oneshot::Sender<Result<(), Unavailable>>),
     /// As `Linearize`, but only if this member itself leads in this term: a quorum must have said so to a round that
     /// was sent after this was asked. Never forwarded.
-    Confirm { term: u64, answer: oneshot::Sender<Result<(), Unavailable>> },
+    Confirm {
+        term: u64,
+        answer: oneshot::Sender<Result<(), Unavailable>>,
+    },
 }
 
 #[derive(Debug)]

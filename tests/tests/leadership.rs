@@ -4,12 +4,12 @@
 mod fake_host;
 
 use fake_host::FakeHost;
+use futures::TryStreamExt;
+use lote_coordinator::api::batch::files::NodeFiles;
 use lote_coordinator::directory::Directory;
 use lote_coordinator::leadership::{Leader, Leadership};
 use lote_coordinator::service::{Coordinator, CoordinatorConfig, Seams};
 use lote_coordinator::state::{Action, testing};
-use futures::TryStreamExt;
-use lote_coordinator::api::batch::files::NodeFiles;
 use lote_shared::model::{AccountId, AttemptRef, JobId, NodeKey, TaskId, TaskState, Timestamp};
 use lote_shared::network::{Identity, Incoming, PeerId, Protocol, Role};
 use lote_shared::protocol::files::{self, Operation, Properties, Request, Response};
@@ -85,7 +85,8 @@ async fn serve_files(mut incoming: Incoming) {
                 Operation::Read { .. } => {
                     stream.send(&Response::Content { properties, start: 0, length }).await.unwrap();
                     // The second half never comes of a file with this name.
-                    let is_short = matches!(&request.operation, Operation::Read { path, .. } if path == "short");
+                    let is_short =
+                        matches!(&request.operation, Operation::Read { path, .. } if path == "short");
                     let end = if is_short { content.len() / 2 } else { content.len() };
                     if stream.write_all(&content[..end]).await.is_err() || is_short {
                         return;
@@ -252,7 +253,8 @@ fn members_are_told_to_hosts_when_they_change() {
         assert_eq!(host.sessions(), 1);
         // Whoever is taken off loses its session.
         publisher.publish(vec![both[1].clone()]);
-        until("the host is cut off", async || !world.coordinator.has_session(identity_host(&world)).await).await;
+        until("the host is cut off", async || !world.coordinator.has_session(identity_host(&world)).await)
+            .await;
         world.coordinator.shutdown().await;
     });
 }
@@ -336,7 +338,8 @@ fn files_of_nodes_come_through_a_coordinator_that_does_not_lead() {
         assert!(!follower.coordinator.has_session(node.0).await);
 
         host.network.shutdown().await;
-        let away = tokio::time::timeout(WAIT, files.stat(node, "any")).await.expect("an answer in bounded time");
+        let away =
+            tokio::time::timeout(WAIT, files.stat(node, "any")).await.expect("an answer in bounded time");
         assert_eq!(away.unwrap_err(), files::Error::NodeUnavailable);
         leader.coordinator.shutdown().await;
         follower.coordinator.shutdown().await;

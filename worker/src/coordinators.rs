@@ -53,10 +53,13 @@ impl Coordinators {
         }
         for (peer, addresses) in given {
             let known = coordinators.entry(*peer).or_default();
-            known.extend(addresses.iter().filter(|address| !known.contains(address)).cloned().collect::<Vec<_>>());
+            known.extend(
+                addresses.iter().filter(|address| !known.contains(address)).cloned().collect::<Vec<_>>(),
+            );
         }
         let state = State { coordinators, workers: Vec::new(), written };
-        let this = Coordinators { directory: directory.to_owned(), network, state: Arc::new(Mutex::new(state)) };
+        let this =
+            Coordinators { directory: directory.to_owned(), network, state: Arc::new(Mutex::new(state)) };
         this.admit(&this.state.lock());
         this
     }
@@ -125,7 +128,8 @@ fn learn(state: &mut State, known: Known) {
 }
 
 fn to_members(state: &State) -> Vec<Member> {
-    let member = |(peer, addresses): (&PeerId, &Vec<Multiaddr>)| Member::new(*peer, Role::Coordinator, addresses);
+    let member =
+        |(peer, addresses): (&PeerId, &Vec<Multiaddr>)| Member::new(*peer, Role::Coordinator, addresses);
     state.coordinators.iter().map(member).collect()
 }
 

@@ -19,6 +19,7 @@ use crate::attempt::own::OwnStore;
 use crate::attempt::transfer::Retries;
 use crate::clock::Clock;
 use crate::context::{HostContext, signal};
+use crate::coordinators::Coordinators;
 use crate::files::Roots;
 use crate::keeper::client::{self, Connection};
 use crate::keeper::wire::{Event, Exit, Request};
@@ -26,7 +27,6 @@ use crate::node::actor::{Adopted, Inventory, IsQuiet, NodeActor, Signal, ToNode}
 use crate::node::machine::{NodeMachine, Now, Work};
 use crate::node::memory::Memory;
 use crate::outgoing::Outgoing;
-use crate::coordinators::Coordinators;
 use crate::session::{Coordinator, FromSession, SessionTask};
 use crate::{Error, WorkerConfig};
 use actix::{Actor, Addr};

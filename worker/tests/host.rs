@@ -366,7 +366,9 @@ async fn a_stopping_worker_hands_its_tasks_back() {
 async fn a_host_follows_the_leader_and_remembers_who_coordinates() {
     let mut rig = Rig::new(2).await;
     rig.leader.ready().await;
-    rig.leader.run(vec![launch(1, "sleep 1000"), launch(2, "sh -c 'while [ ! -e go ]; do sleep 0.05; done'")]).await;
+    rig.leader
+        .run(vec![launch(1, "sleep 1000"), launch(2, "sh -c 'while [ ! -e go ]; do sleep 0.05; done'")])
+        .await;
     rig.leader.started(1).await;
     rig.leader.started(2).await;
 
@@ -379,7 +381,8 @@ async fn a_host_follows_the_leader_and_remembers_who_coordinates() {
     rig.leader.redirect(None).await;
     rig.leader.redirect(Some(&second)).await;
     assert!(second.greet().await, "a session of its own");
-    let mut held: Vec<_> = second.hello.as_ref().unwrap().attempts.iter().map(|(_, held)| held.task.0).collect();
+    let mut held: Vec<_> =
+        second.hello.as_ref().unwrap().attempts.iter().map(|(_, held)| held.task.0).collect();
     held.sort_unstable();
     assert_eq!(held, [1, 2], "what runs and what ended meanwhile");
     assert_eq!(second.outcome(2).await, exited(0), "the result of the gap");

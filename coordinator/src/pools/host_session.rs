@@ -211,7 +211,8 @@ async fn welcome_and_run(
     let number = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
     let (hears, heard) = watch::channel(0);
     let probe = Arc::new(Notify::new());
-    let handle = SessionHandle { host, session: number, boot: hello.boot, queue, end: Arc::new(end), probe, heard };
+    let handle =
+        SessionHandle { host, session: number, boot: hello.boot, queue, end: Arc::new(end), probe, heard };
     for (node, attempts) in plan.resend {
         if let Some(chunk) = parts.builder.build(&parts.engine, node, attempts).await {
             handle.send(chunk);

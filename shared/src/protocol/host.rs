@@ -4,12 +4,12 @@
 //! a reconnect both sides compare inventories and nothing depends on a message that was lost. Levels rather than
 //! deltas where that is possible: an [`HostMessage::Ask`] says how much a node wants to hold in all.
 
+use super::members::Member;
+use super::session::Resume;
 use crate::model::{
     AccountId, Attempt, AttemptOutcome, AttemptRef, BootId, EnvironmentSetting, HostCapacity, HostKey,
     NodeError, NodeKey, StartTask, StartTaskInfo, TaskKey, TaskSpec, Timestamp,
 };
-use super::members::Member;
-use super::session::Resume;
 use serde::{Deserialize, Serialize};
 
 /// The first thing a coordinator says on a session stream, after the host's offer to resume.

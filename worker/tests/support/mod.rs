@@ -12,8 +12,8 @@ use lote_shared::model::{
 };
 use lote_shared::network::{Config, Identity, Incoming, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::host::{
-    Answer, AttemptReport, Directions, Frame, Greeting, Hello, HostMessage, JobPart, LeaderMessage, Lease, NodeGrant, NodePhase, TaskChunk,
-    TaskLaunch, Welcome,
+    Answer, AttemptReport, Directions, Frame, Greeting, Hello, HostMessage, JobPart, LeaderMessage, Lease,
+    NodeGrant, NodePhase, TaskChunk, TaskLaunch, Welcome,
 };
 use lote_shared::protocol::members::Member;
 use lote_shared::protocol::session::{Limits, Resume, Resumed, Session, SessionId};

@@ -1,10 +1,10 @@
 //! Errors of the interface: status, code and sentence from one table.
 
 use crate::api::auth::blob::Denied;
+use crate::data::replicas;
 use crate::engine::Unavailable;
 use crate::state::{Refusal, RefusalCode};
 use actix_web::http::StatusCode;
-use crate::data::replicas;
 use lote_shared::chunks;
 
 /// An answer other than success.
