@@ -271,3 +271,19 @@ fn without_the_coordinator_it_is_a_transient_fault_and_no_other_way_is_taken() {
         assert_eq!(stranger.fetch(&url, &target, 0o600).await.unwrap(), 1);
     });
 }
+
+#[test]
+fn where_the_last_leader_is_gone_another_coordinator_is_asked() {
+    with_world(async |world| {
+        world.put("/there", b"x").await;
+        let gone = Identity::ephemeral().peer();
+        world.store.home().set(gone, vec!["http://gone:1/lote".to_owned()]);
+        world.store.home().set_coordinators(vec![gone, world.coordinator.peer()]);
+        // The endpoint of before is remembered, too.
+        let target = world.folder.path().join("file");
+        assert_eq!(world.store.fetch(&world.url("cont", "/there", "r"), &target, 0o600).await.unwrap(), 1);
+        let expiry_and_rights = world.url("cont", "/there", "r").split_once('?').unwrap().1.to_owned();
+        let named = format!("http://gone:1/lote/cont/there?{expiry_and_rights}");
+        assert_eq!(world.store.fetch(&named, &target, 0o600).await.unwrap(), 1);
+    });
+}

@@ -52,7 +52,7 @@ impl Search {
     /// A session began there.
     pub fn welcomed(&mut self, peer: PeerId) {
         *self = Search { turn: std::mem::take(&mut self.turn), ..Search::default() };
-        self.to_front(peer);
+        self.move_front(peer);
     }
 
     /// The session that had begun ended: whoever led may lead on, and so may anybody else.
@@ -73,7 +73,7 @@ impl Search {
             Some(leader) => {
                 self.hops += 1;
                 self.hint = Some(leader);
-                self.to_back(peer);
+                self.move_back(peer);
             }
             None => {
                 // Whoever could not be reached may be back by the next round.
@@ -91,17 +91,17 @@ impl Search {
         if self.fresh == 0 {
             self.pause_ms = (self.pause_ms * 2).clamp(PAUSE_FIRST_MS, pause_max_ms);
         }
-        self.to_back(peer);
+        self.move_back(peer);
     }
 
-    fn to_back(&mut self, peer: PeerId) {
+    fn move_back(&mut self, peer: PeerId) {
         if let Some(at) = self.turn.iter().position(|other| *other == peer) {
             self.turn.remove(at);
             self.turn.push_back(peer);
         }
     }
 
-    fn to_front(&mut self, peer: PeerId) {
+    fn move_front(&mut self, peer: PeerId) {
         if let Some(at) = self.turn.iter().position(|other| *other == peer) {
             self.turn.remove(at);
             self.turn.push_front(peer);

@@ -161,6 +161,7 @@ impl SessionTask {
         };
         self.coordinators.told(peer, &std::mem::take(&mut welcome.members));
         self.home.set(peer, std::mem::take(&mut welcome.storage_endpoints));
+        self.home.set_coordinators(self.coordinators.peers());
         let lease_ms = welcome.lease_ms;
         // A leader watches a host from its greeting on for a whole lease, so this one is safe to take.
         self.renew(&Lease { sent_ms, lease_ms, now: welcome.now });
@@ -203,7 +204,10 @@ impl SessionTask {
                 Frame::Message { number, message } => {
                     let (new, level) = self.host.outgoing.on_message(number)?;
                     match message {
-                        LeaderMessage::Members(list) => self.coordinators.told(peer, &list),
+                        LeaderMessage::Members(list) => {
+                            self.coordinators.told(peer, &list);
+                            self.home.set_coordinators(self.coordinators.peers());
+                        }
                         message if new => self.tell(FromSession::Message(message)).await?,
                         _ => {}
                     }

@@ -1,10 +1,11 @@
 //! [`Source`] and [`Sink`] for the cluster's own storage: chunks over `/lote/data/1` instead of HTTP.
 //!
-//! A URL below one of the endpoints that the coordinator named in its welcome is resolved there with the signature it
-//! carries; the chunks come into a cache that all tasks of the host share, and the file is laid down from it, so a
+//! A URL below one of the endpoints that coordinators named in their welcomes is resolved at the last of them, or at
+//! another that can be reached, with the signature it carries; the chunks come into a cache that all tasks of the host share, and the file is laid down from it, so a
 //! retry or the next task transfers only what is not here. Outputs are cut into chunks in the same cache, and only
 //! those the coordinator lacks are given before the blob is committed. Every other URL goes over HTTP. Once an
-//! endpoint is known nothing below it falls back to HTTP: a broken stream is a transient fault like any other. Before
+//! endpoint is known nothing below it falls back to HTTP: where no coordinator can be reached, or a stream breaks, it is a
+//! transient fault like any other. Before
 //! the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
 //!
 //! Neither fetch nor commit is fenced by attempt numbers yet: an attempt that was given up elsewhere may still commit
@@ -18,7 +19,7 @@ use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
 use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
-use lote_shared::network::{Network, OpenError, Patient, PeerId, Protocol};
+use lote_shared::network::{Network, OpenError, Patient, PeerId, Protocol, Stream};
 use lote_shared::protocol::data::{self, BlobHeaders, LIST_MAX, StreamError};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
@@ -35,6 +36,8 @@ const CONVERSATIONS_MAX: usize = 8;
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
+/// A coordinator that cannot be reached in this time gives way to the next.
+const OPEN_WITHIN: Duration = Duration::from_secs(3);
 /// Endpoints remembered; each coordinator names one per account.
 const ENDPOINTS_MAX: usize = 256;
 
@@ -46,30 +49,41 @@ pub struct Home(Arc<Mutex<Option<Told>>>);
 struct Told {
     /// Who welcomed this host last.
     peer: PeerId,
+    /// Asked when it cannot be reached.
+    others: Vec<PeerId>,
     /// Newest first. A task that an earlier leader gave out names that one's endpoint, and every coordinator serves
     /// every blob, so none is forgotten while there is room.
     endpoints: Vec<String>,
 }
 
 impl Home {
+    /// Who else can be asked.
+    pub fn set_coordinators(&self, peers: Vec<PeerId>) {
+        if let Some(told) = &mut *self.0.lock() {
+            told.others = peers;
+        }
+    }
+
     /// `endpoints` are URLs without a final slash.
     pub fn set(&self, peer: PeerId, mut endpoints: Vec<String>) {
         let mut home = self.0.lock();
-        let before = home.take().map(|told| told.endpoints).unwrap_or_default();
+        let (before, others) = home.take().map(|told| (told.endpoints, told.others)).unwrap_or_default();
         let before = before.into_iter().filter(|end| !endpoints.contains(end)).collect::<Vec<_>>();
         endpoints.extend(before);
         endpoints.truncate(ENDPOINTS_MAX);
-        *home = Some(Told { peer, endpoints });
+        *home = Some(Told { peer, others, endpoints });
     }
 
-    /// Whom to ask for this URL, if it is one of the own storage, and the URL as HTTP would send it.
-    fn of(&self, url: &str) -> Option<(PeerId, String)> {
+    /// Whom to ask for this URL, in this order, if it is one of the own storage, and the URL as HTTP would send it.
+    fn of(&self, url: &str) -> Option<(Vec<PeerId>, String)> {
         let url = String::from(Url::parse(url).ok()?);
         let home = self.0.lock();
-        let Told { peer, endpoints } = home.as_ref()?;
+        let Told { peer, others, endpoints } = home.as_ref()?;
         let is_below =
             |end: &String| url.strip_prefix(end.as_str()).is_some_and(|rest| rest.starts_with('/'));
-        endpoints.iter().any(is_below).then(|| (*peer, url.clone()))
+        let peers =
+            || std::iter::once(peer).chain(others.iter().filter(|other| *other != peer)).copied().collect();
+        endpoints.iter().any(is_below).then(|| (peers(), url.clone()))
     }
 }
 
@@ -97,16 +111,29 @@ impl OwnStore {
         self.home.clone()
     }
 
+    /// The first that can be reached: any coordinator serves every blob.
+    async fn open(&self, peers: &[PeerId]) -> Result<Stream, OpenError> {
+        let (last, before) = peers.split_last().ok_or(OpenError::NotServed)?;
+        for peer in before {
+            let open = self.network.open(*peer, Protocol::Data);
+            match tokio::time::timeout(OPEN_WITHIN, open).await.unwrap_or(Err(OpenError::Timeout)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => tracing::debug!(%peer, %error, "content is asked of another coordinator"),
+            }
+        }
+        self.network.open(*last, Protocol::Data).await
+    }
+
     /// Holds one conversation and ends it in good order if nothing broke.
     async fn converse<T>(
         &self,
-        peer: PeerId,
+        peers: &[PeerId],
         talk: impl AsyncFnOnce(&mut Conversation) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _place = self.room.acquire().await.map_err(|_| Error::Broken("the worker stops".into()))?;
-        let stream = self.network.open(peer, Protocol::Data).await.map_err(|error| match error {
+        let stream = self.open(peers).await.map_err(|error| match error {
             OpenError::Timeout => Error::TimedOut,
-            error => Error::Broken(format!("no stream to the coordinator: {error}")),
+            error => Error::Broken(format!("no stream to a coordinator: {error}")),
         })?;
         let mut client = Client::new(Patient::new(stream, self.idle));
         let result = talk(&mut client).await;
@@ -118,9 +145,9 @@ impl OwnStore {
         result
     }
 
-    async fn fetch_blob(&self, peer: PeerId, url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
+    async fn fetch_blob(&self, peers: &[PeerId], url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
         let manifest = self
-            .converse(peer, async |client| {
+            .converse(peers, async |client| {
                 let manifest = client.resolve(url).await.map_err(failed)?.manifest;
                 client.fetch(&self.cache, &manifest).await.map_err(failed)?;
                 Ok(manifest)
@@ -134,14 +161,14 @@ impl OwnStore {
 
     async fn list_blobs(
         &self,
-        peer: PeerId,
+        peers: &[PeerId],
         url: &str,
         prefix: &str,
         from: Option<&str>,
     ) -> Result<Page, Error> {
         let from = from.unwrap_or_default();
         let (blobs, next) = self
-            .converse(peer, async |client| client.list(url, prefix, from, LIST_MAX).await.map_err(failed))
+            .converse(peers, async |client| client.list(url, prefix, from, LIST_MAX).await.map_err(failed))
             .await?;
         let listed = |(name, blob): (String, data::Blob)| Listed { name, length: blob.manifest.length };
         Ok(Page { blobs: blobs.into_iter().map(listed).collect(), next })
@@ -149,7 +176,7 @@ impl OwnStore {
 
     async fn upload_file(
         &self,
-        peer: PeerId,
+        peers: &[PeerId],
         url: &str,
         file: &Path,
         headers: &[(String, String)],
@@ -165,7 +192,7 @@ impl OwnStore {
         })
         .await?;
         headers.content_md5.get_or_insert_with(|| digest.0.finalize().into());
-        self.converse(peer, async |client| {
+        self.converse(peers, async |client| {
             client.give(&self.cache, &manifest).await.map_err(failed)?;
             client.commit(url, &manifest, headers, metadata).await.map_err(failed)?;
             Ok(manifest.length)
@@ -177,7 +204,7 @@ impl OwnStore {
 impl Source for OwnStore {
     fn fetch<'a>(&'a self, url: &'a str, target: &'a Path, mode: u32) -> BoxFuture<'a, Result<u64, Error>> {
         match self.home.of(url) {
-            Some((peer, url)) => Box::pin(async move { self.fetch_blob(peer, &url, target, mode).await }),
+            Some((peers, url)) => Box::pin(async move { self.fetch_blob(&peers, &url, target, mode).await }),
             None => self.others.fetch(url, target, mode),
         }
     }
@@ -189,7 +216,9 @@ impl Source for OwnStore {
         marker: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Page, Error>> {
         match self.home.of(container) {
-            Some((peer, url)) => Box::pin(async move { self.list_blobs(peer, &url, prefix, marker).await }),
+            Some((peers, url)) => {
+                Box::pin(async move { self.list_blobs(&peers, &url, prefix, marker).await })
+            }
             None => self.others.list(container, prefix, marker),
         }
     }
@@ -209,7 +238,9 @@ impl Sink for OwnStore {
     ) -> BoxFuture<'a, Result<u64, Error>> {
         let own = self.blob_url(container, name).ok().and_then(|url| self.home.of(&url));
         match own {
-            Some((peer, url)) => Box::pin(async move { self.upload_file(peer, &url, file, headers).await }),
+            Some((peers, url)) => {
+                Box::pin(async move { self.upload_file(&peers, &url, file, headers).await })
+            }
             None => self.others.upload(container, name, file, headers),
         }
     }

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Nothing is owned here. A write is acknowledged when its chunks are on stable storage, on two coordinators if there
-//! are so many, and its action is committed; a request that breaks off before leaves chunks that nothing refers to, for the collector. Bodies are
-//! streamed both ways: an upload holds about three chunks in memory, a download one. All uploads together hold at
-//! most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
+//! are so many, and its action is committed; a request that breaks off before leaves chunks that nothing refers to,
+//! for the collector. Bodies are streamed both ways: an upload holds about three chunks in memory, a download one. All
+//! uploads together hold at most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
 //!
 //! Not implemented, answered with 501 `NotImplemented`: copy from a URL, append and page blobs, snapshots and
 //! versions, leases, tags, tiers, queries, batches, service properties and statistics, stored access policies, user

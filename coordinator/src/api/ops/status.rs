@@ -63,10 +63,13 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
             "addresses": leader.addresses,
         })),
     });
-    let member = |member: &Member| json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses });
-    body["members"] = watch.members.members().iter().map(member).collect();
+    body["members"] = watch.members.members().iter().map(told).collect();
     body["software"] = json!(env!("CARGO_PKG_VERSION"));
     HttpResponse::Ok().json(body)
+}
+
+fn told(member: &Member) -> Value {
+    json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses })
 }
 
 fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus], facts: &[HostFacts]) -> Value {

@@ -129,11 +129,8 @@ async fn without_a_second_coordinator_the_write_is_refused() {
     places[0].rig.create("cont").await;
     places[1].network.shutdown().await;
     assert_eq!(places[0].put(b"content").await, 503);
-    let known = places[0]
-        .rig
-        .api
-        .backend
-        .read(|blobs| blobs.blob(lote_shared::model::AccountId(1), "cont", "b").is_ok());
+    let account = lote_shared::model::AccountId(1);
+    let known = places[0].rig.api.backend.read(|blobs| blobs.blob(account, "cont", "b").is_ok());
     assert_eq!(known, Some(false), "nothing is half done");
     // No bytes, nothing to lose.
     assert_eq!(places[0].put(b"").await, 201);

@@ -256,3 +256,51 @@ async fn a_full_disk_makes_the_member_unavailable_and_loses_nothing() {
     // Entry 0 is the membership, entry 1 the leader's blank one.
     assert!(log.state().last.unwrap().index > acknowledged as u64);
 }
+
+/// What leases and the actor tree rest on ([`Engine::in_term`]): a leader is confirmed by a quorum that answered after
+/// it was asked, in its own term and by its own leadership, and what it proposes enters the log in that term or never.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_deposed_is_not_confirmed_and_proposes_nothing() {
+    let net = Net::default();
+    let mut nodes = BTreeMap::new();
+    for id in 1..=3 {
+        let node = node(id, NetOf(net.clone(), id), SimulatedDisk::new()).await;
+        net.0.lock().insert(id, node.raft.clone());
+        nodes.insert(id, node);
+    }
+    let members: BTreeMap<MemberId, Member> = (1..=3).map(|id| (id, Member::default())).collect();
+    nodes[&1].raft.initialize(members).await.unwrap();
+    let all = BTreeSet::from([1, 2, 3]);
+    let first = leader(&nodes, &all).await;
+    let (engine, _stop) = serve(&nodes[&first].raft);
+    let term = nodes[&first].raft.metrics().borrow().current_term;
+    // Nobody ever tells this handle that its leadership is over: it is the log that must say no.
+    let fenced = |term| {
+        let (_, leads) = watch::channel(Leadership { term, leader: None, is_ours: true });
+        engine.in_term(term, leads, true)
+    };
+    fenced(term).linearize().await.unwrap();
+    fenced(term).propose_command(command("in term")).await.unwrap().unwrap();
+    assert_eq!(fenced(term + 1).linearize().await, Err(Unavailable::NoQuorum));
+    let early = fenced(term + 1).propose_command(command("early")).await;
+    assert_eq!(early, Err(Unavailable::NoQuorum));
+
+    net.0.lock().remove(&first);
+    let cut_off = tokio::time::timeout(Duration::from_secs(2), fenced(term).linearize()).await;
+    assert!(!matches!(cut_off, Ok(Ok(()))), "no quorum heard it");
+    let rest: BTreeSet<MemberId> = all.iter().copied().filter(|id| *id != first).collect();
+    let second = leader(&nodes, &rest).await;
+    net.0.lock().insert(first, nodes[&first].raft.clone());
+    let heard = |metrics: &openraft::RaftMetrics<MemberId, Member>| metrics.current_leader == Some(second);
+    nodes[&first].raft.wait(Some(Duration::from_secs(20))).metrics(heard, "follow").await.unwrap();
+    assert_eq!(fenced(term).linearize().await, Err(Unavailable::NoQuorum), "the quorum is another's");
+    let late = fenced(term).propose_command(command("late")).await;
+    assert_eq!(late, Err(Unavailable::NoQuorum));
+
+    let end = nodes[&second].raft.metrics().borrow().last_log_index.unwrap();
+    applied_everywhere(&nodes, end).await;
+    for node in nodes.values() {
+        assert_eq!(node.toy.counts().keys().collect::<Vec<_>>(), ["in term"]);
+        node.raft.shutdown().await.unwrap();
+    }
+}
