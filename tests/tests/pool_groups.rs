@@ -13,7 +13,6 @@ use lote_coordinator::service::{Coordinator, CoordinatorConfig};
 use lote_coordinator::state::{Action, Condition, testing};
 use lote_shared::model::{AccountId, DeallocationOption, JobId, PoolId, PoolKey, Span, TaskId, TaskState};
 use lote_shared::network::Identity;
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
