@@ -3,7 +3,7 @@
 //! ```text
 //! backup.json      index, state hash, and the hashes of the files below; written last, so that with it all is there
 //! state.snapshot   all rows of the state at that index, with a hash at its end
-//! account.json     name and key of the account
+//! account.json     name and key of the account; beside it the cluster's settings and authority, if it has them
 //! content/         the chunks that the state refers to, each named by its content
 //! ```
 
@@ -16,7 +16,7 @@ use lote_shared::chunks::read::references;
 use lote_shared::chunks::seal::{self, Seal};
 use lote_shared::chunks::{self, ChunkId, ChunkStore, Manifest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +26,10 @@ const FORMAT: u32 = 1;
 const SNAPSHOT: &str = "state.snapshot";
 const CONTENT: &str = "content";
 const LIST: &str = "backup.json";
-const ACCOUNT: &str = "account.json";
+/// Small files of the data folder that belong to the cluster and not to this machine, as far as they are there.
+const FILES: [&str; 3] = ["account.json", "cluster.json", "ca.pem"];
+/// Largest of them that is believed.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Chunks fetched at once.
 const FETCHES: usize = 8;
 
@@ -64,8 +67,7 @@ struct List {
     state_hash: String,
     chunks: u64,
     /// BLAKE3 of each file in hex, by name.
-    snapshot: String,
-    account: String,
+    files: BTreeMap<String, String>,
 }
 
 pub fn backup(arguments: BackupArguments) -> anyhow::Result<ExitCode> {
@@ -106,6 +108,15 @@ fn hash_of(path: &Path) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_string())
 }
 
+/// Copies a small file that only its owner is to read.
+fn copy_file(name: &str, from: &Path, to: &Path) -> anyhow::Result<()> {
+    let path = from.join(name);
+    let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
+    ensure!(size <= FILE_BYTES_MAX, "{} has {size} bytes; that is none of Lote's", path.display());
+    let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    crate::folder::write_private(&to.join(name), &content)
+}
+
 async fn take(arguments: &BackupArguments) -> anyhow::Result<List> {
     let folder = &arguments.destination;
     make_empty(folder, "destination")?;
@@ -117,9 +128,11 @@ async fn take(arguments: &BackupArguments) -> anyhow::Result<List> {
     let mut manifests = Vec::new();
     cluster.blobs().for_each_manifest(|manifest| manifests.push(*manifest));
     let chunks = fetch_content(&client, &store, &manifests).await?;
-    let account = arguments.data_dir.join(ACCOUNT);
-    let account = fs::read(&account).with_context(|| format!("reading {}", account.display()))?;
-    crate::folder::write_private(&folder.join(ACCOUNT), &account)?;
+    let mut files = BTreeMap::from([(SNAPSHOT.to_owned(), hash_of(&snapshot)?)]);
+    for name in FILES.into_iter().filter(|name| arguments.data_dir.join(name).exists()) {
+        copy_file(name, &arguments.data_dir, folder)?;
+        files.insert(name.to_owned(), hash_of(&folder.join(name))?);
+    }
     let list = List {
         format: FORMAT,
         software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,8 +140,7 @@ async fn take(arguments: &BackupArguments) -> anyhow::Result<List> {
         index,
         state_hash,
         chunks,
-        snapshot: hash_of(&snapshot)?,
-        account: blake3::hash(&account).to_string(),
+        files,
     };
     crate::folder::write_private(&folder.join(LIST), &serde_json::to_vec_pretty(&list)?)?;
     Ok(list)
@@ -182,14 +194,18 @@ fn bring_back(source: &Path, data_dir: &Path) -> anyhow::Result<List> {
     if list.format > FORMAT {
         bail!("{} was made by a newer lote (format {}); use that version", source.display(), list.format);
     }
-    for (name, expected) in [(SNAPSHOT, &list.snapshot), (ACCOUNT, &list.account)] {
+    ensure!(list.files.contains_key(SNAPSHOT), "{} names no state; it is damaged", path.display());
+    let names = FILES.into_iter().chain([SNAPSHOT]);
+    for (name, expected) in names.filter_map(|name| Some((name, list.files.get(name)?))) {
         let found = hash_of(&source.join(name))?;
         ensure!(found == *expected, "{name} in the backup is damaged: its hash is {found}, not {expected}");
     }
     let (_, _, cluster) = read_snapshot(&source.join(SNAPSHOT))?;
     make_empty(data_dir, "--data-dir")?;
     let folder = crate::folder::Folder::open(data_dir)?;
-    crate::folder::write_private(&folder.path().join(ACCOUNT), &fs::read(source.join(ACCOUNT))?)?;
+    for name in FILES.into_iter().filter(|name| list.files.contains_key(*name)) {
+        copy_file(name, source, folder.path())?;
+    }
     let home = folder.path().join("coordinator");
     fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
     let mut manifests = Vec::new();

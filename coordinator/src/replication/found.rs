@@ -58,21 +58,28 @@ pub(super) fn found(
     let raft = draft.join("raft");
     create_folder(&raft).map_err(io_error(&raft))?;
     let log_folder = raft.join("log");
-    let disk = FolderDisk::open(&log_folder).map_err(io_error(&log_folder))?;
-    let log = Log::open(Arc::new(disk), &log::Options { inline: true, ..log::Options::default() })?;
+    let open_log = |may_create| -> Result<Log, Error> {
+        let disk = FolderDisk::open(&log_folder).map_err(io_error(&log_folder))?;
+        Ok(Log::open(Arc::new(disk), &log::Options { inline: true, may_create, ..log::Options::default() })?)
+    };
+    let log = open_log(true)?;
     if let Some(id) = applied.id {
         let position = alone(applied, member);
         let row = position.encode().map_err(|error| Error::Raft(error.to_string()))?;
         store.write(&[(Applied::key(), Some(row))])?;
         Snapshots::open(&raft.join("snapshots"))?.build(&position, store)?;
-        // Inline, so both are durable or have failed when they return.
         log.save_vote(Vote { term: term.max(id.term), node: member, committed: false }, Box::new(drop))?;
         log.purge(id, Box::new(drop))?;
-        if log.state().purged != Some(id) {
-            return Err(Error::Raft(format!("the new log does not begin after entry {}", id.index)));
-        }
     }
     log.close();
+    // What a start would find counts, not what was meant to be written.
+    let written = open_log(false)?.state();
+    if written.purged != applied.id
+        || written.last != applied.id
+        || written.vote.is_some() != applied.id.is_some()
+    {
+        return Err(Error::Raft(format!("the new log does not say what was written to it: {written:?}")));
+    }
     folder::write_member(&raft.join("member"), member)?;
     sync_folder(&raft).map_err(io_error(&raft))?;
     sync_folder(&draft).map_err(io_error(&draft))?;

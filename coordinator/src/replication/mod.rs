@@ -136,6 +136,12 @@ pub enum Error {
     MemberUnknown { path: PathBuf },
     #[error("a recovery of `{path}` was interrupted; finish it with `lote recover`")]
     Unfinished { path: PathBuf },
+    /// To go on with an empty state would be no recovery.
+    #[error(
+        "nothing of the state in `{path}` is left: no snapshot and no stored state can be read, and the log does not \
+         reach back to the beginning; bring a backup back with `lote restore`"
+    )]
+    NothingLeft { path: PathBuf },
     #[error("`{path}` is there already; choose another folder")]
     Exists { path: PathBuf },
     /// Includes a log that lost acknowledged writes: [`log::Error::BehindMark`] and its kin.

@@ -98,6 +98,9 @@ pub fn force_single(root: &Path) -> Result<Recovery, Error> {
     let source = best.source.clone();
     let (applied, store) = bring_forward(best, &found_log, &scratch.path, &mut flaws)?;
 
+    if applied.id.is_none() && (found_log.greatest.is_some() || known.as_ref().ok() != Some(&None)) {
+        return Err(Error::NothingLeft { path: root.to_owned() });
+    }
     let greatest = found_log.greatest.map(|id| id.index);
     let members = found::members(&applied);
     let known = known.ok().flatten();
@@ -193,7 +196,10 @@ fn candidates(root: &Path, log: &Salvage, flaws: &mut Vec<String>) -> Vec<Candid
     candidates.collect()
 }
 
-fn current_state(root: &Path) -> Result<Option<(Arc<dyn Store>, Applied)>, String> {
+/// A store and what was applied to it.
+type Stored = (Arc<dyn Store>, Applied);
+
+fn current_state(root: &Path) -> Result<Option<Stored>, String> {
     let states = root.join("state");
     let Ok(name) = fs::read_to_string(states.join("current")) else { return Ok(None) };
     let folder = states.join(name.trim());

@@ -283,6 +283,83 @@ async fn recover(folder: &Path, hashes: &BTreeMap<u64, String>) -> Result<(), St
     Ok(())
 }
 
+/// Whole folders that are gone, alone and together.
+#[tokio::test]
+async fn missing_folders_are_made_anew_or_refused() {
+    let base = tempfile::tempdir().unwrap();
+    let original = base.path().join("original");
+    let hashes = write(&original).await;
+    // What is missing; whether it can start, else whether it can be recovered.
+    let cases: [(&[&str], bool, bool); 7] = [
+        (&["state"], true, true),
+        (&["raft/snapshots"], true, true),
+        (&["raft/log"], false, true),
+        (&["raft"], false, true),
+        (&["raft/log", "state"], false, true),
+        (&["raft/snapshots", "state"], false, false),
+        (&["raft/member", "raft/log/0000000000000003.log", "format-version"], false, true),
+    ];
+    for (number, (missing, starts, recovers)) in cases.into_iter().enumerate() {
+        let folder = base.path().join(number.to_string());
+        copy(&original, &folder);
+        for name in missing {
+            let path = folder.join(name);
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        match Member::start(&folder).await {
+            Ok(member) => {
+                assert!(starts, "{missing:?} starts");
+                assert!(member.seen().0 > hashes.keys().last().copied(), "{missing:?}");
+                member.replica.shutdown().await;
+                continue;
+            }
+            Err(error) => {
+                assert!(!starts, "{missing:?}: {error}");
+                assert!(error.to_string().contains("lote recover"), "{missing:?}: {error}");
+            }
+        }
+        if recovers {
+            recover(&folder, &hashes).await.unwrap_or_else(|why| panic!("{missing:?}: {why}"));
+        } else {
+            let error = force_single(&folder).unwrap_err().to_string();
+            assert!(error.contains("lote restore"), "{missing:?}: {error}");
+        }
+    }
+}
+
+/// A crash between the moves of a recovery: refused, and finished by the next one.
+#[tokio::test]
+async fn an_interrupted_recovery_is_finished_by_the_next_one() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("folder");
+    let hashes = write(&folder).await;
+    fs::write(folder.join("raft/member"), "9 00000000\n").unwrap();
+    let done = base.path().join("done");
+    copy(&folder, &done);
+    let expected = force_single(&done).unwrap();
+    assert_eq!((expected.member, expected.index), (2, hashes.keys().last().copied()));
+    // As it stands before each of the moves.
+    for moved in [&[][..], &["state"], &["state", "raft"]] {
+        let half = base.path().join(format!("half-{}", moved.len()));
+        copy(&folder, &half);
+        copy(&done.join("raft"), &half.join("recovering/raft"));
+        for name in moved {
+            copy(&half.join(name), &half.join("replaced").join(name));
+            fs::remove_dir_all(half.join(name)).unwrap();
+        }
+        let refused = Member::start(&half).await.map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("lote recover"), "{moved:?}: {refused}");
+        let finished = force_single(&half).unwrap();
+        assert_eq!((finished.member, &finished.state_hash), (2, &expected.state_hash), "{moved:?}");
+        assert!(
+            finished.unchanged && half.join("replaced/state").exists() && half.join("replaced/raft").exists()
+        );
+        let member = Member::start(&half).await.unwrap();
+        assert!(member.seen().0 > expected.index);
+        member.replica.shutdown().await;
+    }
+}
+
 #[tokio::test]
 async fn a_snapshot_restored_elsewhere_has_the_same_hash_and_goes_on_alone() {
     let base = tempfile::tempdir().unwrap();
