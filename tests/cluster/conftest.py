@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "clients"), str(HERE.parent / "bench")]
 
-from rig import cli, names, network as network_module  # noqa: E402
+from rig import cli, figures, names, network as network_module  # noqa: E402
 from rig.cluster import LoteCluster  # noqa: E402
 from rig.network import Network  # noqa: E402
 from rig.process import log_tail  # noqa: E402
@@ -73,6 +73,8 @@ pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skipped_if_not_built)
 def pytest_terminal_summary(terminalreporter, config):
     for name in config.stash.get(_slow_left_out, []):
         terminalreporter.write_line(f"not run without LOTE_SLOW=1: {name}")
+    for text in figures.told:
+        terminalreporter.write_line(text)
 
 
 @pytest.hookimpl(wrapper=True)

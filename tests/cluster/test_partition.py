@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     """Its side accepts no write and keeps no lease alive; the other side goes on, and all heals by itself."""
-    cluster = lote_cluster(coordinators=3, workers=3)
+    cluster = lote_cluster(coordinators=3, workers=3, cores=1)
     trial = Trial(cluster, folder, nodes=3, slots=1)
     trial.add([f"long-{n}" for n in range(3)], seconds=15)
     trial.wait_for_starts(3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -148,7 +147,12 @@ def endpoints(data_dir: Path) -> Endpoints:
 
 def keepers(host: Host) -> list[int]:
     """The keepers on this host: the processes that own its tasks."""
-    return [pid for pid in host.pids() if re.search(rb"^[^\0]*lote\0(.*\0)?keeper\0", _command_line(pid))]
+    found = []
+    for pid in host.pids():
+        program, *arguments = _command_line(pid).split(b"\0")
+        if program.endswith(binary().name.encode()) and b"keeper" in arguments:
+            found.append(pid)
+    return found
 
 
 def _command_line(pid: int) -> bytes:

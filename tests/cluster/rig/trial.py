@@ -21,6 +21,7 @@ from jobs import ready_nodes
 from lote_cluster import wait_for
 from rig.client import Client
 from rig.cluster import OneMachine
+from rig.figures import tell
 from rig.history import OK, History, Seen
 from rig.load import PATIENCE, Load
 from rig.tasklog import TaskFolder, TaskLog
@@ -101,7 +102,7 @@ class Trial:
             raise
         again = sum(len(attempts) - 1 for attempts in log.repeated().values())
         figures = f"{len(expected)} tasks, {again} attempts repeated for lost hosts; {self.history.summary()}"
-        print(figures)
+        tell(figures)
         return figures
 
     def _keep(self) -> None:
