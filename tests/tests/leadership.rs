@@ -14,7 +14,7 @@ use lote_shared::model::{AccountId, AttemptRef, JobId, NodeKey, TaskId, TaskStat
 use lote_shared::network::{Identity, Incoming, PeerId, Protocol, Role};
 use lote_shared::protocol::files::{self, Operation, Properties, Request, Response};
 use lote_shared::protocol::members::Member;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;

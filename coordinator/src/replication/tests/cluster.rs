@@ -272,7 +272,9 @@ async fn a_leader_that_was_deposed_is_not_confirmed_and_proposes_nothing() {
     nodes[&1].raft.initialize(members).await.unwrap();
     let all = BTreeSet::from([1, 2, 3]);
     let first = leader(&nodes, &all).await;
-    let (engine, _stop) = serve(&nodes[&first].raft);
+    let (engine, _stop) = serve(&nodes[&first]);
+    // From here on the driver knows that it leads.
+    engine.linearize().await.unwrap();
     let term = nodes[&first].raft.metrics().borrow().current_term;
     // Nobody ever tells this handle that its leadership is over: it is the log that must say no.
     let fenced = |term| {
