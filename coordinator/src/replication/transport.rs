@@ -24,8 +24,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two attempts to reach a member that cannot be reached.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Between attempts to reach a member that cannot be reached; far below the time after which it would stand for
+/// election, since it hears no heartbeat meanwhile.
+const RETRY_AFTER_MS: [u64; 4] = [100, 200, 400, 800];
 
 pub type RaftLink = Link<RaftQuestion, RaftAnswer>;
 pub type EngineLink = Link<EngineQuestion, EngineAnswer>;
@@ -214,6 +215,8 @@ impl<C: Types> RaftNetwork<C> for Connection {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(RETRY_AFTER))
+        let last = RETRY_AFTER_MS[RETRY_AFTER_MS.len() - 1];
+        let waits = RETRY_AFTER_MS.into_iter().chain(std::iter::repeat(last));
+        Backoff::new(waits.map(Duration::from_millis))
     }
 }
