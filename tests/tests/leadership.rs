@@ -9,7 +9,7 @@ use lote_coordinator::api::batch::files::NodeFiles;
 use lote_coordinator::directory::Directory;
 use lote_coordinator::leadership::{Leader, Leadership};
 use lote_coordinator::service::{Coordinator, CoordinatorConfig, Seams};
-use lote_coordinator::state::{Action, testing};
+use lote_coordinator::state::{Action, HostState, testing};
 use lote_shared::model::{AccountId, AttemptRef, JobId, NodeKey, TaskId, TaskState, Timestamp};
 use lote_shared::network::{Identity, Incoming, PeerId, Protocol, Role};
 use lote_shared::protocol::files::{self, Operation, Properties, Request, Response};
@@ -17,7 +17,7 @@ use lote_shared::protocol::members::Member;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
@@ -112,10 +112,19 @@ struct World {
 
 impl World {
     async fn start(worker: PeerId, leadership: Leadership, directory: Option<Directory>) -> World {
+        World::with_lease(worker, leadership, directory, 60_000).await
+    }
+
+    async fn with_lease(
+        worker: PeerId,
+        leadership: Leadership,
+        directory: Option<Directory>,
+        lease_ms: u64,
+    ) -> World {
         let folder = tempfile::tempdir().unwrap();
         let (sender, receiver) = watch::channel(leadership);
         let seams = Seams { leadership: Some(receiver), directory };
-        let config = config(&folder.path().join("coordinator"), worker);
+        let config = CoordinatorConfig { lease_ms, ..config(&folder.path().join("coordinator"), worker) };
         let coordinator = Coordinator::start_with(config, seams).await.unwrap();
         let account = coordinator.engine().read(|cluster| cluster.account_by_name("lote").unwrap().0);
         World { coordinator, leadership: sender, account, _folder: folder }
@@ -345,5 +354,35 @@ fn files_of_nodes_come_through_a_coordinator_that_does_not_lead() {
         assert_eq!(away.unwrap_err(), files::Error::NodeUnavailable);
         leader.coordinator.shutdown().await;
         follower.coordinator.shutdown().await;
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "that a host is not lost too early is a matter of real time")]
+fn a_new_leader_counts_nobody_as_lost_before_a_lease_and_a_tenth() {
+    const LEASE_MS: u64 = 4_000;
+    run(async {
+        let identity = Identity::ephemeral();
+        let world = World::with_lease(identity.peer(), leads(1), None, LEASE_MS).await;
+        let host = world.host(identity, 1).await;
+        world.add_pool().await;
+        world.add_task("forever").await;
+        world.reaches("forever", TaskState::Running).await;
+        let state = || world.coordinator.engine().read(|cluster| cluster.hosts().next().unwrap().state);
+
+        world.leadership.send(follows(2, None)).unwrap();
+        until("the host is sent away", async || !host.redirects().is_empty()).await;
+        host.network.shutdown().await;
+        drop(host);
+        assert_eq!(state(), HostState::Joined, "a tree that is dropped says nothing more of its hosts");
+        let elected = Instant::now();
+        world.leadership.send(leads(3)).unwrap();
+        until("who does not come is unknown", async || state() == HostState::Unknown).await;
+        assert_eq!(world.task("forever"), Some((TaskState::Running, 1)));
+        until("the lease is over", async || state() == HostState::Lost).await;
+        let after_ms = elected.elapsed().as_millis();
+        assert!(after_ms >= u128::from(LEASE_MS + LEASE_MS / 10), "{after_ms} ms");
+        until("its task waits", async || world.task("forever").unwrap().0 == TaskState::Active).await;
+        world.coordinator.shutdown().await;
     });
 }

@@ -17,6 +17,7 @@ use actix::{Actor, Addr, Arbiter};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -114,9 +115,12 @@ async fn keep_roots(
 ) {
     while !*stopped.borrow() {
         let arbiter = Arbiter::new();
+        // Before the roots look at the state for the first time, so that they miss nothing and nobody has to be told
+        // to look again, which would end the sessions that came meanwhile.
+        let events = parts.engine.events();
         let roots = build(&parts, &arbiter);
+        let mut pump = tokio::spawn(pump(events, roots.clone()));
         publish.send_replace(Some(roots.clone()));
-        let mut pump = tokio::spawn(pump(parts.engine.clone(), roots.clone()));
         loop {
             tokio::select! {
                 _ = stopped.changed() => break,
@@ -154,10 +158,7 @@ fn build(parts: &TreeParts, arbiter: &Arbiter) -> Roots {
 }
 
 /// Passes events on; after a gap the roots look at the state anew.
-async fn pump(engine: Engine, roots: Roots) {
-    let mut events = engine.events();
-    // Whatever happened before the subscription.
-    deliver(&roots, None).await;
+async fn pump(mut events: Receiver<Arc<Vec<Event>>>, roots: Roots) {
     loop {
         match events.recv().await {
             Ok(batch) => deliver(&roots, Some(batch)).await,

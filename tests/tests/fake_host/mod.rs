@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 const CORES: u32 = 16;
 const ASK: u32 = 4;
+const PING_EVERY: Duration = Duration::from_millis(300);
 
 /// What the tests look at.
 #[derive(Debug, Default)]
@@ -215,6 +216,10 @@ impl Talk<'_> {
             let frame = tokio::select! {
                 frame = receive.receive::<Frame<LeaderMessage>>() => frame,
                 () = self.shared.wake.notified() => continue,
+                () = tokio::time::sleep(PING_EVERY) => {
+                    let _ = self.send.send(&Frame::<HostMessage>::Ping { sent_ms: 1 }).await;
+                    continue;
+                }
             };
             match frame {
                 Ok(Some(Frame::Message { number, message })) => {
