@@ -58,12 +58,12 @@ def test_two_workers_join_and_run_a_job(members):
     wait_for("the tasks", lambda: sdk.task_counts("j").task_counts.completed == 8, 60)
     assert sdk.task_counts("j").task_counts.succeeded == 8
 
-    # A worker that comes back needs no token, and adopts what ran meanwhile.
+    # A worker that comes back is a member already, whatever token it is given once more, and adopts what ran meanwhile.
     slow = [job.add_shell("sleep 3; echo late", id=f"slow{n}") for n in range(4)]
     wait_for("the slow tasks to run", lambda: sdk.task_counts("j").task_counts.running == 4, 30)
     members.running["w1"].send_signal(signal.SIGKILL)
     members.running["w1"].wait()
-    assert members.worker("w1").poll() is None, members.log("w1")
+    assert members.worker("w1", "--join", token).poll() is None, members.log("w1")
     wait_for("the slow tasks", lambda: sdk.task_counts("j").task_counts.completed == 12, 60)
     for id in slow:
         assert (sdk.get_task("j", id).execution_info.requeue_count or 0) == 0, f"{id} ran again"
@@ -93,6 +93,10 @@ def test_who_gets_nothing(members):
     assert "not copied whole" in members.refused("stranger", "--join", good[:-3])
     # For the other role.
     assert "for a coordinator" in members.refused("stranger", "--join", members.token("--role", "coordinator"))
+    code, said = members.run(
+        "coordinator", "--data-dir", str(members.data("c2")), "--join", members.token("--role", "coordinator")
+    )
+    assert code != 0 and "not built yet" in said
     # Expired by the cluster's clock.
     short = members.token("--expires", "1s")
     states = lambda: {token["state"] for token in members.operate("token", "list")["tokens"]}  # noqa: E731

@@ -86,8 +86,12 @@ impl World {
     }
 
     async fn get(&self, path: &str) -> reqwest::Response {
+        self.try_get(path).await.unwrap()
+    }
+
+    async fn try_get(&self, path: &str) -> Result<reqwest::Response, reqwest::Error> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        http.get(self.url("cont", path, "r")).send().await.unwrap()
+        http.get(self.url("cont", path, "r")).send().await
     }
 
     /// Takes all content from the coordinator, so that only what is cached can be laid down.
@@ -168,9 +172,10 @@ fn a_file_comes_once_and_is_laid_down_from_the_cache_after_that() {
                 assert_eq!(mode(&target), bits);
             }
         }
-        // Over HTTP this content cannot come any more, so it did not.
-        let body = world.get("/dir/large%20one").await;
-        assert!(!body.status().is_success() || body.bytes().await.is_err());
+        // Over HTTP this content cannot come any more, so it did not. The server may hang up before its first word.
+        if let Ok(answer) = world.try_get("/dir/large%20one").await {
+            assert!(!answer.status().is_success() || answer.bytes().await.is_err());
+        }
     });
 }
 
