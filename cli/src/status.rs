@@ -61,10 +61,31 @@ fn print(status: &Value) {
             rows.map(|row| members.iter().map(|member| text(&row[*member])).collect()).collect();
         println!("\n{}", if rows.is_empty() { format!("no {name}") } else { table(headings, &rows) });
     };
+    let coordinators =
+        status["members"].as_array().into_iter().flatten().filter(|m| m["role"] == "coordinator");
+    let rows = coordinators.map(|member| {
+        let duty = match (member["member"] == replica["leader"], member["voter"] == true) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        };
+        let addresses = member["addresses"].as_array().into_iter().flatten().map(&text);
+        vec![
+            text(&member["member"]),
+            text(&member["name"]),
+            duty.to_owned(),
+            text(&member["matchedIndex"]),
+            addresses.collect::<Vec<_>>().join(" "),
+        ]
+    });
+    println!(
+        "\n{}",
+        table(&["MEMBER", "COORDINATOR", "DUTY", "LOG", "ADDRESSES"], &rows.collect::<Vec<_>>())
+    );
     section(
         "hosts",
-        &["HOST", "NAME", "STATE", "CORES", "NODES"],
-        &["host", "name", "state", "cores", "nodes"],
+        &["HOST", "NAME", "STATE", "CORES", "NODES", "SILENT MS", "LOST IN MS", "SOFTWARE"],
+        &["host", "name", "state", "cores", "nodes", "silentMs", "lostInMs", "software"],
     );
     section(
         "pools",

@@ -177,12 +177,7 @@ impl Coordinator {
             Ops { engine: engine.clone(), metrics: Arc::clone(&metrics), leadership: leadership.clone() };
         let batch_api = BatchApi::new(engine.clone(), Arc::clone(&files) as _, metrics);
         let replica = Arc::new(replica);
-        let watch = Watch {
-            engine: engine.clone(),
-            replica: Arc::clone(&replica),
-            tree: Arc::clone(&tree),
-            members: members.clone(),
-        };
+        let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
         let own = network.peer();
         let others = Arc::new(move || members.other_coordinators(own));
         let replicas = Replicas::new(network.clone(), others);

@@ -2,15 +2,14 @@
 //! because it names pools and jobs.
 
 use crate::api::batch::{self, BatchApi};
-use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::pools::{GroupStatus, HostFacts, LeaderTree};
-use crate::replication::Replica;
-use crate::state::{Cluster, HostState};
+use crate::replication::{MemberId, MemberStatus, Replica};
+use crate::state::{Cluster, HostState, MemberRecord};
 use actix_web::{HttpRequest, HttpResponse, web};
 use lote_shared::model::AccountId;
-use lote_shared::protocol::members::Member;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Jobs shown at most, newest first; a status is for looking at.
@@ -22,7 +21,6 @@ pub struct Watch {
     pub engine: Engine,
     pub replica: Arc<Replica>,
     pub tree: Arc<LeaderTree>,
-    pub members: Directory,
 }
 
 /// Registers the page; before anything that takes every path.
@@ -63,13 +61,29 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
             "addresses": leader.addresses,
         })),
     });
-    body["members"] = watch.members.members().iter().map(told).collect();
+    body["members"] = watch.engine.read(|cluster| members(cluster, &watch.replica.members())).into();
     body["software"] = json!(env!("CARGO_PKG_VERSION"));
     HttpResponse::Ok().json(body)
 }
 
-fn told(member: &Member) -> Value {
-    json!({ "peer": member.peer, "role": member.role.to_string(), "addresses": member.addresses })
+/// Who was admitted; of coordinators also what Raft makes of them. Only the leader knows how far each of them is.
+fn members(cluster: &Cluster, raft: &BTreeMap<MemberId, MemberStatus>) -> Vec<Value> {
+    let member = |record: &MemberRecord| {
+        let mut told = json!({
+            "name": record.name,
+            "role": record.role.to_string(),
+            "peer": record.peer,
+            "addresses": record.addresses,
+        });
+        if let Some(number) = record.member {
+            let known = raft.get(&number);
+            told["member"] = json!(number);
+            told["voter"] = json!(known.is_some_and(|known| known.is_voter));
+            told["matchedIndex"] = json!(known.and_then(|known| known.matched));
+        }
+        told
+    };
+    cluster.members().map(member).collect()
 }
 
 fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus], facts: &[HostFacts]) -> Value {
