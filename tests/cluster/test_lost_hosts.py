@@ -21,9 +21,9 @@ GENEROUS = ALLOWED * 4 + 10.0
 def trial(lote_cluster, folder):
     """One long task on each of two hosts, and a third host that is free to take them over."""
     # A core each, so that no host carries two of the nodes.
-    cluster = lote_cluster(coordinators=1, workers=3, lease=LEASE, cores=1)
+    cluster = lote_cluster(coordinators=3, workers=3, lease=LEASE, cores=1)
     trial = Trial(cluster, folder, nodes=3, slots=1)
-    trial.add(["long-1", "long-2"], seconds=10)
+    trial.add(["long-1", "long-2"], seconds=8)
     trial.wait_for_starts(2)
     return trial
 
@@ -99,7 +99,7 @@ def test_a_worker_that_is_back_within_the_lease(lote_cluster, folder):
     # A long lease, so that a loaded machine has time to start a process.
     cluster = lote_cluster(coordinators=1, workers=2, lease=30)
     trial = Trial(cluster, folder, nodes=2)
-    trial.add([f"t{n}" for n in range(4)], seconds=8)
+    trial.add([f"t{n}" for n in range(4)], seconds=6)
     trial.wait_for_starts(4)
     for worker in cluster.workers.values():
         worker.kill()

@@ -33,6 +33,29 @@ def test_from_one_coordinator_to_three_and_back(lote_cluster, folder):
     assert trial.log().repeated() == {}
 
 
+def test_the_leader_is_removed_and_a_lost_coordinator_replaced(lote_cluster, folder):
+    """Both under load, without a failed call of a client, retries allowed, and without a task that runs again."""
+    cluster = lote_cluster(coordinators=3, workers=2, lease=10)
+    trial = Trial(cluster, folder, nodes=2)
+    load = trial.start_load(limit=100_000, chunk=4, pause=0.5)
+    trial.wait_for_starts(5)
+    lost = cluster.followers()[0].host.name
+    new = cluster.replace_lost(lost)
+    wait_for("the new one's vote", lambda: cluster.voters() == set(cluster.coordinators), 60)
+    assert new.host.name in cluster.voters() and lost not in cluster.voters()
+    leader = cluster.leader().host.name
+    cluster.remove_coordinator(leader)
+    # Two are left, of which one votes, until there is a third again.
+    wait_for("one voter", lambda: len(cluster.voters()) == 1 and leader not in cluster.voters(), 60)
+    cluster.add_coordinator()
+    wait_for("three voters", lambda: cluster.voters() == set(cluster.coordinators), 60)
+    before = len(trial.history.acknowledged())
+    wait_for("further writes", lambda: len(trial.history.acknowledged()) > before + 20, 60)
+    assert not load.failures, load.failures
+    trial.verdict()
+    assert trial.log().repeated() == {}
+
+
 @pytest.fixture
 def asked(lote_cluster):
     """A cluster, and how to try to join it: `join(token)` starts a worker on a new host."""

@@ -15,13 +15,15 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 #: A silent leader is replaced within about four seconds; what its hosts run is to live through that.
 LEASE = 10
+#: What lasts longer than a lease shows that it was renewed.
+LONG = 14
 
 
 def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     """Its side accepts no write and keeps no lease alive; the other side goes on, and all heals by itself."""
     cluster = lote_cluster(coordinators=3, workers=3, lease=LEASE, cores=1)
     trial = Trial(cluster, folder, nodes=3, slots=1)
-    trial.add([f"long-{n}" for n in range(3)], seconds=15)
+    trial.add([f"long-{n}" for n in range(3)], seconds=LONG)
     trial.wait_for_starts(3)
     old = cluster.leader()
     alone = cluster.workers["w1"]
@@ -58,6 +60,27 @@ def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     trial.verdict()
 
 
+def test_the_leader_is_cut_off_from_the_other_coordinators_only(lote_cluster, folder):
+    """Its hosts still hear it, but what it says is worth nothing: they go to the new leader with all their tasks."""
+    cluster = lote_cluster(coordinators=3, workers=2, lease=LEASE)
+    trial = Trial(cluster, folder, nodes=2)
+    trial.add([f"long-{n}" for n in range(4)], seconds=LONG)
+    trial.wait_for_starts(4)
+    old = cluster.leader()
+    rest = cluster.followers()
+    for other in rest:
+        cluster.network.cut(old.host, other.host)
+    with cluster.client.entered():
+        client = Client("majority", [c.endpoints() for c in rest], trial.history)
+        task = client.sdk.task("from-the-majority", trial.tasks.command(0.1))
+        assert client.insist(lambda: client.add_one(JOB, task), 60).outcome == OK
+    wait_for("the long tasks to end", lambda: trial.tasks.lines("end") >= 4, 90)
+    cluster.network.heal()
+    wait_for("its step back", lambda: (status := old.status()) and not cli.is_leader(status), 60)
+    trial.verdict()
+    assert trial.log().repeated() == {}
+
+
 def test_followers_that_are_cut_off_answer_that_they_are_busy(lote_cluster, folder):
     """Without a quorum nothing is accepted, nothing hangs for ever, and nothing is half done."""
     cluster = lote_cluster(coordinators=3, workers=1)
@@ -81,11 +104,13 @@ def test_followers_that_are_cut_off_answer_that_they_are_busy(lote_cluster, fold
 def test_a_frozen_leader_is_replaced_and_comes_back_as_a_follower(lote_cluster, folder):
     cluster = lote_cluster(coordinators=3, workers=2, lease=LEASE)
     trial = Trial(cluster, folder, nodes=2)
-    # Whose hosts have to find the new leader before their leases end.
-    trial.add(["long-0", "long-1"], seconds=20)
     trial.start_load(limit=100_000, chunk=4, pause=0.5)
     trial.wait_for_starts(5)
     old = cluster.leader()
+    # Their hosts have to find the new leader before their leases end.
+    long = {"long-0", "long-1"}
+    trial.add(sorted(long), seconds=LONG)
+    wait_for("the long tasks to start", lambda: long <= set(trial.log().attempts), 60)
     old.freeze()
     before = len(trial.history.acknowledged())
     wait_for("further writes", lambda: len(trial.history.acknowledged()) > before + 30, 90)

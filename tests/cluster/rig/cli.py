@@ -42,8 +42,8 @@ def up(data_dir: Path, lease: float) -> list[str]:
     return _lote("up", data_dir, *ports, "--workers=2", f"--lease-seconds={max(1, round(lease))}")
 
 
-def coordinator(data_dir: Path, host: Host, token: str | None = None) -> list[str]:
-    """With a token it joins; without, it is what it was before."""
+def coordinator(data_dir: Path, host: Host, token: str | None = None, replace: str | None = None) -> list[str]:
+    """With a token it joins, perhaps in the place of another; without, it is what it was before."""
     binds = [
         f"--batch-bind={host.address}:{BATCH}",
         f"--blob-bind={host.address}:{BLOB}",
@@ -54,7 +54,8 @@ def coordinator(data_dir: Path, host: Host, token: str | None = None) -> list[st
     ]
     # Who was there before has its name already.
     named = [f"--name={host.name}"] if token else []
-    return _lote("coordinator", data_dir, *binds, *named, *_join(token))
+    instead = ["--replace", replace] if replace else []
+    return _lote("coordinator", data_dir, *binds, *named, *instead, *_join(token))
 
 
 def worker(data_dir: Path, host: Host, cores: int, token: str | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 
 from lote_cluster import Endpoints, wait_for
-from rig import cli
+from rig import cli, names
 from rig.names import send_signal
 from rig.network import Host, Network
 from rig.process import Process, crash_host, freeze_host, thaw_host
@@ -76,8 +76,11 @@ class Member:
 
 
 class Coordinator(Member):
+    #: Whose place it takes when it joins.
+    replaces: str | None = None
+
     def command(self, token=None):
-        return cli.coordinator(self.data_dir, self.host, token)
+        return cli.coordinator(self.data_dir, self.host, token, self.replaces if token else None)
 
     def start(self, token=None):
         cli.env_file(self.data_dir).unlink(missing_ok=True)
@@ -160,6 +163,7 @@ class LoteCluster(OneMachine):
         self.coordinators: dict[str, Coordinator] = {}
         self.workers = {}
         self._planned = (coordinators, workers)
+        self._made = 0
 
     def start(self) -> None:
         coordinators, workers = self._planned
@@ -169,6 +173,9 @@ class LoteCluster(OneMachine):
         first.wait_until_ready()
         for _ in range(1, coordinators):
             self.add_coordinator()
+        # An even number of coordinators has one that only learns.
+        voting = coordinators - 1 + coordinators % 2
+        wait_for(f"{voting} voters", lambda: len(self.voters()) == voting, START_TIMEOUT)
         for _ in range(workers):
             self.add_worker()
 
@@ -176,6 +183,18 @@ class LoteCluster(OneMachine):
         """Joins a further coordinator and waits until it serves."""
         token = self.token("coordinator")
         member = self._new_coordinator()
+        member.start(token)
+        member.wait_until_ready()
+        return member
+
+    def replace_lost(self, name: str) -> Coordinator:
+        """A coordinator and its disk are gone; another one, with a name of its own, takes its place."""
+        lost = self.coordinators.pop(name)
+        lost.crash()
+        names.remove_folder(lost.data_dir)
+        token = self.token("coordinator")
+        member = self._new_coordinator()
+        member.replaces = name
         member.start(token)
         member.wait_until_ready()
         return member
@@ -194,7 +213,8 @@ class LoteCluster(OneMachine):
         return member
 
     def _new_coordinator(self) -> Coordinator:
-        host = self.network.add(f"c{len(self.coordinators) + 1}")
+        self._made += 1
+        host = self.network.add(f"c{self._made}")
         member = self.coordinators[host.name] = Coordinator(host, self.folder)
         return member
 
