@@ -90,8 +90,14 @@ impl Seat {
 }
 
 /// Tells the state what cluster this is, its account, and that this coordinator and those it brings along are members.
-/// Said at every start of the only voter: it changes nothing but addresses that moved.
-pub async fn found(engine: &Engine, seat: &Seat, config: &CoordinatorConfig) -> Result<(), Error> {
+/// Said at every start of the only voter: it changes nothing but addresses that moved. `alone`: the number that Raft has
+/// for the only voter; a state that has another for it is a new one, or that of a cluster before its recovery.
+pub async fn found(
+    engine: &Engine,
+    seat: &Seat,
+    config: &CoordinatorConfig,
+    alone: Option<MemberId>,
+) -> Result<(), Error> {
     let account =
         Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
     if let Err(refusal) = engine.propose(keys::CLUSTER, account).await? {
@@ -101,7 +107,13 @@ pub async fn found(engine: &Engine, seat: &Seat, config: &CoordinatorConfig) -> 
         let settings = Box::new(joinable.settings.clone());
         engine.propose(keys::CLUSTER, Action::ClusterInit { settings }).await??;
     }
-    for admission in std::iter::once(&seat.admission()).chain(&config.admit) {
+    let own = seat.admission();
+    let known = engine.read(|cluster| cluster.member(&own.peer).and_then(|record| record.member));
+    if let Some(member) = alone.filter(|_| known != alone) {
+        let admission = Box::new(own.clone());
+        engine.propose(keys::CLUSTER, Action::CoordinatorFounded { admission, member }).await??;
+    }
+    for admission in std::iter::once(&own).chain(&config.admit) {
         let admission = Box::new(admission.clone());
         engine.propose(keys::CLUSTER, Action::MemberAdmit { token: None, admission }).await??;
     }

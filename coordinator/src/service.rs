@@ -144,13 +144,14 @@ impl Coordinator {
 
         let folder = replication::Config::new(config.data_dir.clone());
         let (engine, replica) = replication::open_member(folder, seat.start(), Some(network.clone())).await?;
-        replica.keep_membership(members::desired(engine.clone()));
         if replica.leadership().borrow().is_ours {
             // The only voter. What it says now is the first thing that a new cluster knows.
-            members::found(&engine, &seat, &config).await?;
+            members::found(&engine, &seat, &config, replica.only_voter()).await?;
         } else {
             tokio::spawn(members::announce(engine.clone(), seat.admission()));
         }
+        // Not before: after a recovery the state names members that Raft must not look for.
+        replica.keep_membership(members::desired(engine.clone()));
         let keeper = publisher.map(|publisher| members::Keeper::start(engine.clone(), seat, publisher));
 
         let url = |address| join::base_url(config.joinable.as_ref(), address);

@@ -328,6 +328,12 @@ pub enum Action {
         software: String,
         machine: String,
     },
+    /// From the only voter of a folder that was made, recovered or restored: the coordinators are this one alone, under
+    /// the number that Raft has for it. Workers and tokens stay.
+    CoordinatorFounded {
+        admission: Box<Admission>,
+        member: u64,
+    },
 }
 
 /// What a caller knows of a token.
