@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::join::Joinable;
 use crate::replication::{self, MemberId, Start};
 use crate::service::{CoordinatorConfig, Error};
-use crate::state::{Action, Admission, Cluster, Event, keys};
+use crate::state::{Action, Admission, Cluster, Endpoints, Event, keys};
 use lote_shared::model::MemberRole;
 use lote_shared::network::{Multiaddr, Network, Role};
 use lote_shared::protocol::members::Member;
@@ -44,19 +44,26 @@ pub struct Joined {
 pub struct Seat {
     own: Member,
     name: String,
+    endpoints: Endpoints,
     joined: Option<Joined>,
 }
 
 impl Seat {
-    pub fn new(network: &Network, joinable: Option<&Joinable>, joined: Option<Joined>) -> Seat {
+    pub fn new(
+        network: &Network,
+        joinable: Option<&Joinable>,
+        endpoints: Endpoints,
+        joined: Option<Joined>,
+    ) -> Seat {
         let listening = network.addresses();
         let addresses = match joinable {
             Some(joinable) => joinable.p2p_addresses(&listening),
             None => listening.iter().map(Multiaddr::to_string).collect(),
         };
         let name = joinable.map_or_else(|| "coordinator".to_owned(), |joinable| joinable.name.clone());
-        let own = Member { peer: network.peer().to_string(), role: Role::Coordinator, addresses };
-        Seat { own, name, joined }
+        let storage = Some(endpoints.blob.clone());
+        let own = Member { peer: network.peer().to_string(), role: Role::Coordinator, addresses, storage };
+        Seat { own, name, endpoints, joined }
     }
 
     /// Those who are known before the state is.
@@ -83,6 +90,7 @@ impl Seat {
             role: MemberRole::Coordinator,
             name: self.name.clone(),
             addresses: self.own.addresses.clone(),
+            endpoints: Some(self.endpoints.clone()),
             machine: lote_shared::machine::hash(),
             replaces: None,
         }
@@ -193,6 +201,7 @@ fn look(cluster: &Cluster) -> Vec<Member> {
         peer: record.peer.clone(),
         role: network_role(record.role),
         addresses: record.addresses.clone(),
+        storage: record.endpoints.as_ref().map(|endpoints| endpoints.blob.clone()),
     };
     cluster.members().map(member).collect()
 }

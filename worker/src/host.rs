@@ -408,7 +408,7 @@ impl Host {
 
     fn on_leader(&mut self, message: LeaderMessage) {
         let node = match &message {
-            LeaderMessage::Grant(_) | LeaderMessage::Members(_) => None,
+            LeaderMessage::Grant(_) | LeaderMessage::Members { .. } => None,
             LeaderMessage::Chunk(chunk) => Some(chunk.node),
             LeaderMessage::Revoke(node)
             | LeaderMessage::Recall { node, .. }

@@ -6,6 +6,7 @@
 
 use super::blobs::BlobAction;
 use super::records::ClusterSettings;
+use super::records::Endpoints;
 use lote_shared::model::{
     AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
@@ -354,6 +355,8 @@ pub struct Admission {
     pub name: String,
     /// Multiaddresses at which it listens; empty for one that only dials.
     pub addresses: Vec<String>,
+    /// Where a coordinator serves; `None` leaves what is known.
+    pub endpoints: Option<Endpoints>,
     /// Hash that stands for the machine; empty = unknown, then any will do.
     pub machine: String,
     /// The coordinator whose place a new one takes: peer id, member number, or name.

@@ -241,10 +241,14 @@ impl Cluster {
             role: admission.role,
             name: admission.name.clone(),
             addresses: admission.addresses.clone(),
+            endpoints: admission
+                .endpoints
+                .clone()
+                .or(known.as_ref().and_then(|known| known.endpoints.clone())),
             member: number,
             machine: admission.machine.clone(),
             admitted,
-            token: claim.map(|claim| claim.token),
+            token: claim.map(|claim| claim.token).or(known.as_ref().and_then(|known| known.token)),
         };
         if known.as_ref() != Some(&record) {
             step.put(keys::member(&record.peer), &record);
@@ -266,7 +270,10 @@ impl Cluster {
     pub(super) fn found_alone(&mut self, step: &mut Step, admission: &Admission, number: u64) -> Reply {
         let peer = &admission.peer;
         if admission.role != MemberRole::Coordinator || admission.replaces.is_some() {
-            return Err(refuse(Code::MemberRoleMismatch, "only a coordinator founds, and it replaces nobody"));
+            return Err(refuse(
+                Code::MemberRoleMismatch,
+                "only a coordinator founds, and it replaces nobody",
+            ));
         }
         let known = self.membership.members.get(peer).cloned();
         if let Some(known) = known.as_ref().filter(|known| known.role != MemberRole::Coordinator) {
@@ -296,6 +303,10 @@ impl Cluster {
             role: MemberRole::Coordinator,
             name: admission.name.clone(),
             addresses: admission.addresses.clone(),
+            endpoints: admission
+                .endpoints
+                .clone()
+                .or(known.as_ref().and_then(|known| known.endpoints.clone())),
             member: Some(number),
             machine: admission.machine.clone(),
             admitted: known.as_ref().map_or(step.now, |known| known.admitted),
