@@ -24,12 +24,13 @@ mod worker;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// Batch computing on your own machines, with the Azure Batch interface.
 #[derive(Debug, Parser)]
 #[command(name = "lote", version, propagate_version = true)]
 struct Arguments {
-    /// Log filter, e.g. `info` or `lote_coordinator=debug`.
+    /// Log filter, e.g. `info` or `lote_coordinator=debug`. openraft is silent unless it is named.
     #[arg(long, global = true, env = "LOTE_LOG", default_value = "warn")]
     log: String,
     /// Write logs as JSON lines.
@@ -109,10 +110,21 @@ fn main() -> ExitCode {
     })
 }
 
+/// What openraft would say is said by Lote: it reports every attempt to reach a member that is gone as an error, more
+/// than once a second, and what is fatal to it ends the coordinator with its reason.
+const QUIET: &str = "openraft=off";
+
+/// `asked` for everything but openraft, unless it speaks of openraft itself.
+fn log_filter(asked: &str) -> EnvFilter {
+    let is_readable = !asked.is_empty() && EnvFilter::try_new(asked).is_ok();
+    let asked = if is_readable { asked } else { "warn" };
+    let is_named = asked.split(',').any(|directive| directive.trim_start().starts_with("openraft"));
+    let filter = if is_named { asked.to_owned() } else { format!("{asked},{QUIET}") };
+    EnvFilter::new(filter)
+}
+
 fn start_logging(arguments: &Arguments) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = fmt().with_env_filter(log_filter(&arguments.log)).with_writer(std::io::stderr);
     // A second initialisation can only happen in tests; the first one stands.
     let _ = if arguments.log_json { builder.json().try_init() } else { builder.compact().try_init() };
 }
@@ -122,4 +134,25 @@ fn block_on<F: Future>(work: F) -> anyhow::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("lote").build()?;
     let system = actix_rt::System::with_tokio_rt(move || runtime);
     Ok(system.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openraft_speaks_only_when_it_is_asked() {
+        for (asked, expected) in [
+            ("warn", &["openraft=off", "warn"][..]),
+            ("debug,lote_worker=info", &["openraft=off", "lote_worker=info", "debug"]),
+            ("info,openraft::core=debug", &["openraft::core=debug", "info"]),
+            ("warn, openraft=error", &["openraft=error", "warn"]),
+            ("", &["openraft=off", "warn"]),
+            ("no=such=filter", &["openraft=off", "warn"]),
+        ] {
+            let filter = log_filter(asked).to_string();
+            let directives: Vec<&str> = filter.split(',').collect();
+            assert_eq!(directives, expected, "{asked}");
+        }
+    }
 }

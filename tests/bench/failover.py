@@ -70,6 +70,12 @@ def add_tasks(cluster, job, count, command):
             raw.send("POST", f"/jobs/{job}/addtaskcollection", body={"value": tasks}).expect(200)
 
 
+def next_write(writer, kill):
+    """Seconds from the kill to the end of the first acknowledged write that was begun after it."""
+    written = list(writer.written)
+    return min((end - kill for begun, end in written if begun >= kill), default=math.inf)
+
+
 def after_the_silence(marks, kill):
     """Seconds from the kill to the end of the longest silence that began with it, or within `HELD` of it.
 
@@ -124,13 +130,14 @@ def measure(cluster, folder, arguments):
         leader.start()
         leader.wait_until_ready()
         time.sleep(WINDOW / 2)
-        print(f"kill {number + 1}: {leader}", flush=True)
+        write, start = next_write(writer, kills[-1]), after_the_silence(starts(), kills[-1])
+        print(f"kill {number + 1}: {leader}, next write {write:.3f} s, next start {start:.3f} s", flush=True)
     terms = cli.term(cluster.leader().status()) - first_term
     writer.ended.set()
     writer.join(60)
     seen = starts()
     assert len(seen) < arguments.tasks, "the queue ran empty; give it more with --tasks"
-    writes = [min((end - kill for begun, end in writer.written if begun >= kill), default=math.inf) for kill in kills]
+    writes = [next_write(writer, kill) for kill in kills]
     return writes, [after_the_silence(seen, kill) for kill in kills], terms - len(kills)
 
 

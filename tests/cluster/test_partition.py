@@ -13,10 +13,13 @@ from rig.trial import JOB, Trial
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+#: A silent leader is replaced within about four seconds; what its hosts run is to live through that.
+LEASE = 10
+
 
 def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     """Its side accepts no write and keeps no lease alive; the other side goes on, and all heals by itself."""
-    cluster = lote_cluster(coordinators=3, workers=3, cores=1)
+    cluster = lote_cluster(coordinators=3, workers=3, lease=LEASE, cores=1)
     trial = Trial(cluster, folder, nodes=3, slots=1)
     trial.add([f"long-{n}" for n in range(3)], seconds=15)
     trial.wait_for_starts(3)
@@ -27,12 +30,14 @@ def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     captive = cluster.network.add("captive")
     at = clock.now()
     cluster.network.part([old.host, alone.host, captive])
+    # Of all the tasks only that of the host beside the old leader may run again.
     trial.losses.append(Loss(alone.host.name, at))
 
-    # The captive tries all the time, for longer than a lease; nothing may be accepted.
+    # The captive tries all the time, until the lost host's task has run elsewhere; nothing may be accepted.
     with captive.entered():
         client = Client("captive", [old.endpoints()], trial.history)
-        while clock.now() < at + 4 * cluster.lease:
+        while not trial.log().repeated():
+            assert clock.now() < at + 120, "the lost host's task was not started elsewhere"
             client.add_one(JOB, client.sdk.task("from-the-captive", trial.tasks.command(0.1)))
             time.sleep(0.1)
     accepted = [call for call in trial.history.calls("add", OK) if call.client == "captive"]
@@ -43,7 +48,6 @@ def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
         client = Client("majority", majority, trial.history)
         task = client.sdk.task("from-the-majority", trial.tasks.command(0.1))
         assert client.insist(lambda: client.add_one(JOB, task), 60).outcome == OK
-    wait_for("the lost host's task to run elsewhere", lambda: trial.log().repeated(), 60)
 
     cluster.network.heal()
     with captive.entered():
@@ -75,8 +79,10 @@ def test_followers_that_are_cut_off_answer_that_they_are_busy(lote_cluster, fold
 
 
 def test_a_frozen_leader_is_replaced_and_comes_back_as_a_follower(lote_cluster, folder):
-    cluster = lote_cluster(coordinators=3, workers=2, lease=10)
+    cluster = lote_cluster(coordinators=3, workers=2, lease=LEASE)
     trial = Trial(cluster, folder, nodes=2)
+    # Whose hosts have to find the new leader before their leases end.
+    trial.add(["long-0", "long-1"], seconds=20)
     trial.start_load(limit=100_000, chunk=4, pause=0.5)
     trial.wait_for_starts(5)
     old = cluster.leader()

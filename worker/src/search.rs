@@ -4,6 +4,8 @@
 //! * Otherwise the coordinators are tried in turn, with pauses that double from [`PAUSE_FIRST_MS`]. While coordinators
 //!   answer and only a leader is missing, the pause stays below [`ELECTION_PAUSE_MAX_MS`]: an election takes a second,
 //!   and the host is to be there when it ends.
+//! * Whoever let a session fall silent is tried last. A coordinator that hangs in the handshake gives way to the next
+//!   one, and as it may only be slow, there is twice as much patience then.
 //! * A rumour is followed only so often in a row, so two coordinators that name each other cost no more than pauses.
 
 use lote_shared::network::PeerId;
@@ -12,6 +14,9 @@ use std::collections::VecDeque;
 pub const PAUSE_FIRST_MS: u64 = 20;
 const PAUSE_MAX_MS: u64 = 1_000;
 const ELECTION_PAUSE_MAX_MS: u64 = 150;
+/// For each part of the handshake, where somebody else can be asked; and in the end, or where nobody can.
+const PATIENCE_FIRST_MS: u64 = 2_000;
+const PATIENCE_MAX_MS: u64 = 10_000;
 /// Directions followed without a pause.
 const HOPS_MAX: u32 = 3;
 
@@ -21,6 +26,8 @@ pub struct Try {
     pub peer: PeerId,
     /// To wait before it, ± 50 %.
     pub pause_ms: u64,
+    /// For each part of the handshake.
+    pub patience_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +40,8 @@ pub struct Search {
     fresh: usize,
     hops: u32,
     pause_ms: u64,
+    /// Handshakes since the last session that took too long.
+    slow: u32,
     /// Whose silence is known: a rumour that it leads is old.
     unreachable: Option<PeerId>,
 }
@@ -58,6 +67,18 @@ impl Search {
     /// The session that had begun ended: whoever led may lead on, and so may anybody else.
     pub fn session_ended(&mut self) {
         self.fresh = self.turn.len();
+    }
+
+    /// The session that ended had not been renewed: whoever led is cut off, or stands still.
+    pub fn fell_silent(&mut self, peer: PeerId) {
+        self.unreachable = Some(peer);
+        self.move_back(peer);
+    }
+
+    /// The handshake there took too long.
+    pub fn slow(&mut self, peer: PeerId) {
+        self.slow += 1;
+        self.failed(peer);
     }
 
     /// Nobody answered there, or not as it should.
@@ -110,12 +131,15 @@ impl Search {
 
     /// Whom to try now; `None` if nobody is known.
     pub fn next(&mut self) -> Option<Try> {
+        let is_only_one = self.turn.len() < 2;
+        let patience_ms = if is_only_one { PATIENCE_MAX_MS } else { PATIENCE_FIRST_MS << self.slow.min(8) };
+        let patience_ms = patience_ms.min(PATIENCE_MAX_MS);
         if let Some(peer) = self.hint.take() {
-            return Some(Try { peer, pause_ms: 0 });
+            return Some(Try { peer, pause_ms: 0, patience_ms });
         }
         let peer = *self.turn.front()?;
         let pause_ms = if self.fresh > 0 { 0 } else { self.pause_ms };
-        Some(Try { peer, pause_ms })
+        Some(Try { peer, pause_ms, patience_ms })
     }
 }
 
@@ -173,6 +197,40 @@ mod tests {
             })
             .collect();
         assert_eq!(pauses, [20, 40, 80, 150, 300, 150]);
+    }
+
+    #[test]
+    fn whoever_fell_silent_is_tried_last() {
+        let (mut search, p) = search(3);
+        search.welcomed(p[1]);
+        search.session_ended();
+        search.fell_silent(p[1]);
+        let (first, pause_ms) = tried(&mut search);
+        assert!(first != p[1] && pause_ms == 0);
+        search.redirected(first, Some(p[1]));
+        let (second, pause_ms) = tried(&mut search);
+        assert!(![p[1], first].contains(&second) && pause_ms == 0, "the rumour is old");
+        search.failed(second);
+        assert_eq!(tried(&mut search).0, p[1]);
+    }
+
+    #[test]
+    fn a_handshake_gets_more_patience_each_time_it_takes_too_long() {
+        let (mut search, p) = search(2);
+        let patience = |search: &mut Search| search.next().unwrap().patience_ms;
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            waits.push(patience(&mut search));
+            let slow = search.turn[0];
+            search.slow(slow);
+        }
+        assert_eq!(waits[..5], [2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(waits[39], 10_000);
+        search.failed(p[0]);
+        search.welcomed(p[1]);
+        assert_eq!(patience(&mut search), 2_000);
+        search.set_coordinators(&p[..1]);
+        assert_eq!(patience(&mut search), 10_000, "there is nobody else");
     }
 
     #[test]

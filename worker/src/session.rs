@@ -10,7 +10,7 @@ use crate::coordinators::Coordinators;
 use crate::keeper::sys::boottime_ms;
 use crate::keeper::wire::Request;
 use crate::outgoing::Acknowledged;
-use crate::search::Search;
+use crate::search::{Search, Try};
 use lote_shared::network::{
     Multiaddr, Network, OpenError, PeerId, Protocol, ReceiveHalf, SendHalf, Stream, StreamError,
 };
@@ -20,17 +20,14 @@ use lote_shared::protocol::host::{
 use lote_shared::protocol::session::{self, LeaseClock};
 use parking_lot::Mutex;
 use rand::Rng;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// A coordinator has this long for each part of the handshake.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// A coordinator that cannot be reached in this time gives way to the next, if there is one.
 const OPEN_WITHIN: Duration = Duration::from_secs(1);
-/// A stream on which nothing came for a lease, but at least so long, is given up.
-const SILENCE_MIN_MS: u64 = 3_000;
 const FRAMES_AT_ONCE: usize = 64;
 
 /// A coordinator and where it may be reached.
@@ -60,8 +57,10 @@ enum Error {
     Session(#[from] session::Error),
     #[error("the coordinator closed the stream")]
     Closed,
-    #[error("nothing was heard of the coordinator for {0} ms")]
-    Silence(u64),
+    #[error("the coordinator did not go on with the handshake for {0} ms")]
+    Slow(u64),
+    #[error("the leader has not renewed the lease for too long")]
+    Silence,
     #[error("this coordinator does not lead (term {}, leader {:?})", .0.term, .0.leader)]
     Elsewhere(Directions),
     #[error("the leader refuses this host: {0}")]
@@ -93,7 +92,7 @@ impl SessionTask {
             }
             let peer = next.peer;
             let mut welcomed = false;
-            let error = match self.converse(peer, &mut welcomed).await {
+            let error = match self.converse(next, &mut welcomed).await {
                 Err(Error::HostGone) => return,
                 Err(error) => error,
                 Ok(()) => Error::Closed,
@@ -110,6 +109,9 @@ impl SessionTask {
                 search.set_coordinators(&self.coordinators.peers());
                 search.welcomed(peer);
                 search.session_ended();
+                if matches!(error, Error::Silence) {
+                    search.fell_silent(peer);
+                }
                 if self.events.send(FromSession::Disconnected).await.is_err() {
                     return;
                 }
@@ -117,6 +119,8 @@ impl SessionTask {
                 self.coordinators.heard(&directions.coordinators);
                 search.set_coordinators(&self.coordinators.peers());
                 search.redirected(peer, directions.leader.and_then(|leader| leader.parse().ok()));
+            } else if let Error::Slow(_) = error {
+                search.slow(peer);
             } else {
                 search.failed(peer);
             }
@@ -136,13 +140,13 @@ impl SessionTask {
         self.events.send(event).await.map_err(|_| Error::HostGone)
     }
 
-    async fn converse(&self, peer: PeerId, welcomed: &mut bool) -> Result<(), Error> {
+    async fn converse(&self, Try { peer, patience_ms, .. }: Try, welcomed: &mut bool) -> Result<(), Error> {
         let stream = self.open(peer).await?;
         let (mut send, mut receive) = stream.split();
         let outgoing = &self.host.outgoing;
 
         send.send(&outgoing.offer()).await?;
-        let resume = match answer(&mut receive).await? {
+        let resume = match answer(&mut receive, patience_ms).await? {
             Greeting::Leads(resume) => resume,
             Greeting::Elsewhere(directions) => return Err(Error::Elsewhere(directions)),
         };
@@ -155,7 +159,7 @@ impl SessionTask {
         let sent_ms = boottime_ms();
         self.lease.lock().asked(sent_ms);
         send.send(&hello).await?;
-        let mut welcome = match answer(&mut receive).await? {
+        let mut welcome = match answer(&mut receive, patience_ms).await? {
             Answer::Welcome(welcome) => welcome,
             Answer::Refused(why) => return Err(Error::Refused(why)),
         };
@@ -193,13 +197,13 @@ impl SessionTask {
         acks: &Acks,
         lease_ms: u64,
     ) -> Result<(), Error> {
-        let patience_ms = lease_ms.max(SILENCE_MIN_MS);
         loop {
+            let patience_ms = self.lease.lock().patience(boottime_ms(), lease_ms);
             let frame = tokio::time::timeout(
                 Duration::from_millis(patience_ms),
                 receive.receive::<Frame<LeaderMessage>>(),
             );
-            let frame = frame.await.map_err(|_| Error::Silence(patience_ms))??.ok_or(Error::Closed)?;
+            let frame = frame.await.map_err(|_| Error::Silence)??.ok_or(Error::Closed)?;
             match frame {
                 Frame::Message { number, message } => {
                     let (new, level) = self.host.outgoing.on_message(number)?;
@@ -272,7 +276,8 @@ struct Acks {
     asked: Notify,
 }
 
-async fn answer<T: serde::de::DeserializeOwned>(receive: &mut ReceiveHalf) -> Result<T, Error> {
-    let answer = tokio::time::timeout(HANDSHAKE_WITHIN, receive.receive()).await;
-    answer.map_err(|_| Error::Silence(HANDSHAKE_WITHIN.as_millis() as u64))??.ok_or(Error::Closed)
+/// The next part of the handshake.
+async fn answer<T: DeserializeOwned>(receive: &mut ReceiveHalf, patience_ms: u64) -> Result<T, Error> {
+    let answer = tokio::time::timeout(Duration::from_millis(patience_ms), receive.receive()).await;
+    answer.map_err(|_| Error::Slow(patience_ms))??.ok_or(Error::Closed)
 }

@@ -4,7 +4,7 @@
 //! of its own. A member's addresses are given to the network as Raft's membership names them.
 
 use super::forward::{EngineAnswer, EngineQuestion};
-use super::link::Link;
+use super::link::{Link, Unanswered};
 use super::transfer;
 use super::types::{Member, MemberId, Types};
 use super::wire::{RaftAnswer, RaftQuestion};
@@ -37,11 +37,13 @@ pub struct Links {
     network: Network,
     raft: Mutex<BTreeMap<PeerId, RaftLink>>,
     engine: Mutex<BTreeMap<PeerId, EngineLink>>,
+    /// Members that were out of reach when they were last asked.
+    missed: Mutex<BTreeSet<PeerId>>,
 }
 
 impl Links {
     pub fn new(network: Network) -> Links {
-        Links { network, raft: Mutex::default(), engine: Mutex::default() }
+        Links { network, raft: Mutex::default(), engine: Mutex::default(), missed: Mutex::default() }
     }
 
     pub fn network(&self) -> &Network {
@@ -77,6 +79,18 @@ impl Links {
         }
         self.raft.lock().retain(|peer, _| peers.contains(peer));
         self.engine.lock().retain(|peer, _| peers.contains(peer));
+        self.missed.lock().retain(|peer| peers.contains(peer));
+    }
+
+    /// Says once that a member is out of reach, and once that it is back, however often Raft tries.
+    fn tell_of(&self, peer: PeerId, member: MemberId, failure: Option<&Unanswered>) {
+        match failure {
+            Some(error) if self.missed.lock().insert(peer) => {
+                tracing::warn!(member, %error, "a member is out of reach; it is tried on");
+            }
+            None if self.missed.lock().remove(&peer) => tracing::info!(member, "a member is back"),
+            _ => {}
+        }
     }
 }
 
@@ -136,7 +150,11 @@ impl Connection {
     ) -> Result<RaftAnswer, RpcError> {
         let (links, peer) = self.to().map_err(RPCError::Unreachable)?;
         let link = links.raft(peer);
-        match tokio::time::timeout(option.hard_ttl(), link.ask(question)).await {
+        let asked = tokio::time::timeout(option.hard_ttl(), link.ask(question)).await;
+        if let Ok(answered) = &asked {
+            links.tell_of(peer, self.target, answered.as_ref().err());
+        }
+        match asked {
             Ok(Ok(RaftAnswer::Refused(why))) => {
                 let why = format!("member {} refused: {why}", self.target);
                 Err(RPCError::Network(NetworkError::new(&AnyError::error(why))))

@@ -26,6 +26,8 @@ use std::collections::BTreeMap;
 
 /// Added to lease × 1.1 before a host is lost.
 const GRACE_MS: u64 = 1_000;
+/// A session without a renewal is not given up before this.
+const PATIENCE_MIN_MS: u64 = 3_000;
 
 /// How long after its last confirmed renewal a host may not be counted as lost.
 fn lost_after_ms(lease_ms: u64) -> u64 {
@@ -71,6 +73,15 @@ impl LeaseClock {
     /// What is left; 0 if it ran out or there never was a lease.
     pub fn remaining(&self, now_ms: u64) -> u64 {
         self.deadline_ms.map_or(0, |deadline_ms| deadline_ms.saturating_sub(now_ms))
+    }
+
+    /// For how long a session may still go on without a renewal. When half a lease has passed since the last one, whoever
+    /// leads is not here any more, or is cut off from the others, whatever else it may say; and there has to be time left
+    /// to find another leader before the tasks must end. Short leases leave none: there a loaded machine gets a while.
+    pub fn patience(&self, now_ms: u64, lease_ms: u64) -> u64 {
+        let patience_ms = (lease_ms / 2).max(PATIENCE_MIN_MS);
+        let renewed_ms = self.deadline_ms.map_or(now_ms, |deadline_ms| deadline_ms.saturating_sub(lease_ms));
+        renewed_ms.saturating_add(patience_ms).saturating_sub(now_ms)
     }
 
     /// Every third of a lease a ping is due.
@@ -191,6 +202,24 @@ mod tests {
         // A ping that was never sent.
         assert!(!clock.renewed(&lease(41_001, LEASE_MS)));
         assert_eq!([80_999, 81_000, 90_000].map(|now_ms| clock.remaining(now_ms)), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_session_without_renewals_is_given_up_while_there_is_time() {
+        let mut clock = LeaseClock::new();
+        assert_eq!(clock.patience(5, LEASE_MS), 30_000, "there was none yet");
+        clock.asked(1_000);
+        clock.renewed(&lease(1_000, LEASE_MS));
+        assert_eq!([1_000, 30_999, 31_000, 99_000].map(|now| clock.patience(now, LEASE_MS)), [30_000, 1, 0, 0]);
+        // A leader that has lost its quorum grants what is left, which does not count.
+        clock.asked(25_000);
+        clock.renewed(&lease(25_000, 37_000));
+        assert_eq!(clock.patience(25_000, LEASE_MS), 7_000);
+        // Short leases.
+        let mut clock = LeaseClock::new();
+        clock.asked(1_000);
+        clock.renewed(&lease(1_000, 2_000));
+        assert_eq!([1_000, 3_999, 4_000].map(|now| clock.patience(now, 2_000)), [3_000, 1, 0]);
     }
 
     #[test]
