@@ -112,7 +112,8 @@ fn main() -> ExitCode {
 fn start_logging(arguments: &Arguments) {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // On a full disk a line is lost; that it is must not be printed, which would panic for the same reason.
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A second initialisation can only happen in tests; the first one stands.
     let _ = if arguments.log_json { builder.json().try_init() } else { builder.compact().try_init() };
 }

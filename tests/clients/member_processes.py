@@ -42,9 +42,9 @@ class Members:
         assert code == 0, f"{arguments} ended with {code}: {said}"
         return said
 
-    def operate(self, *arguments: str):
-        """An operator's command at the coordinator, answered in JSON."""
-        return json.loads(self.ok(*arguments, "--data-dir", str(self.data("c1")), "--output", "json"))
+    def operate(self, *arguments: str, at: str = "c1"):
+        """An operator's command at a coordinator, answered in JSON."""
+        return json.loads(self.ok(*arguments, "--data-dir", str(self.data(at)), "--output", "json"))
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -71,8 +71,32 @@ class Members:
         wait_for("the coordinator", ready, 120)
         return Endpoints.read(written)
 
-    def token(self, *arguments: str) -> str:
-        return self.operate("token", "create", *arguments)["token"]
+    def coordinator(self, name: str, p2p: int, *arguments: str) -> Endpoints:
+        """Starts a coordinator, with `--join TOKEN` a further one, and waits until it serves."""
+        written = self.data(name) / "lote.env"
+        written.unlink(missing_ok=True)
+        binds = [f"--{door}-bind=127.0.0.1:0" for door in ("batch", "blob", "join")]
+        process = self.start(
+            name, "coordinator", "--data-dir", str(self.data(name)), *binds, f"--p2p-bind=127.0.0.1:{p2p}", *arguments
+        )
+
+        def ready():
+            assert process.poll() is None, self.log(name)
+            return written.exists()
+
+        wait_for(f"coordinator {name}", ready, 120)
+        return Endpoints.read(written)
+
+    def endpoints(self, name: str) -> Endpoints:
+        return Endpoints.read(self.data(name) / "lote.env")
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.running[name].send_signal(signal.SIGKILL)
+            self.running[name].wait()
+
+    def token(self, *arguments: str, at: str = "c1") -> str:
+        return self.operate("token", "create", *arguments, at=at)["token"]
 
     def worker(self, name: str, *arguments: str) -> subprocess.Popen:
         """Starts a worker and waits until it is up, or has ended."""
@@ -89,8 +113,8 @@ class Members:
         assert code != 0, said
         return said
 
-    def members(self) -> dict[str, dict]:
-        return {member["name"]: member for member in self.operate("host", "list")["members"]}
+    def members(self, at: str = "c1") -> dict[str, dict]:
+        return {member["name"]: member for member in self.operate("host", "list", at=at)["members"]}
 
     def end(self) -> None:
         """Ends everything, keepers included, and removes the folder."""

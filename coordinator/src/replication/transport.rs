@@ -137,9 +137,10 @@ impl Connection {
         let (links, peer) = self.to().map_err(RPCError::Unreachable)?;
         let link = links.raft(peer);
         match tokio::time::timeout(option.hard_ttl(), link.ask(question)).await {
+            // As if it were away: after any other failure openraft asks again at once, and so without end.
             Ok(Ok(RaftAnswer::Refused(why))) => {
                 let why = format!("member {} refused: {why}", self.target);
-                Err(RPCError::Network(NetworkError::new(&AnyError::error(why))))
+                Err(RPCError::Unreachable(Unreachable::new(&AnyError::error(why))))
             }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(unanswered)) => Err(RPCError::Unreachable(Unreachable::new(&unanswered))),
@@ -149,7 +150,7 @@ impl Connection {
 
     fn nonsense(&self, answer: &RaftAnswer) -> RpcError {
         let why = format!("member {} answered {answer:?} to another question", self.target);
-        RPCError::Network(NetworkError::new(&AnyError::error(why)))
+        RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
     }
 }
 
