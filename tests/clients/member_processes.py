@@ -43,9 +43,9 @@ class Members:
         assert code == 0, f"{arguments} ended with {code}: {said}"
         return said
 
-    def operate(self, *arguments: str):
-        """An operator's command at the coordinator, answered in JSON."""
-        return json.loads(self.ok(*arguments, "--data-dir", str(self.data("c1")), "--output", "json"))
+    def operate(self, *arguments: str, at: str = "c1"):
+        """An operator's command at a coordinator, answered in JSON."""
+        return json.loads(self.ok(*arguments, "--data-dir", str(self.data(at)), "--output", "json"))
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -93,17 +93,16 @@ class Members:
         wait_for(f"coordinator {name}", ready, 120)
         return Endpoints.read(written)
 
-    def status(self, name: str) -> dict:
-        """What one coordinator says of the cluster."""
-        return json.loads(self.ok("status", "--data-dir", str(self.data(name)), "--output", "json"))
+    def endpoints(self, name: str) -> Endpoints:
+        return Endpoints.read(self.data(name) / "lote.env")
 
-    def kill(self, name: str) -> None:
-        process = self.running[name]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.running[name].send_signal(signal.SIGKILL)
+            self.running[name].wait()
 
-    def token(self, *arguments: str) -> str:
-        return self.operate("token", "create", *arguments)["token"]
+    def token(self, *arguments: str, at: str = "c1") -> str:
+        return self.operate("token", "create", *arguments, at=at)["token"]
 
     def worker(self, name: str, *arguments: str) -> subprocess.Popen:
         """Starts a worker and waits until it is up, or has ended."""
@@ -120,8 +119,8 @@ class Members:
         assert code != 0, said
         return said
 
-    def members(self) -> dict[str, dict]:
-        return {member["name"]: member for member in self.operate("host", "list")["members"]}
+    def members(self, at: str = "c1") -> dict[str, dict]:
+        return {member["name"]: member for member in self.operate("host", "list", at=at)["members"]}
 
     def end(self) -> None:
         """Ends everything, keepers included, and removes the folder."""

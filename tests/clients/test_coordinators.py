@@ -26,12 +26,12 @@ def members():
 
 
 def voters(members, asked: str) -> set[str]:
-    return {member["name"] for member in members.status(asked)["members"] if member.get("voter")}
+    return {member["name"] for member in members.operate("status", at=asked)["members"] if member.get("voter")}
 
 
 def same_state(members, *names) -> bool:
     """Whether they stand at the same entry, with the same hash of the state."""
-    replicas = [members.status(name)["replica"] for name in names]
+    replicas = [members.operate("status", at=name)["replica"] for name in names]
     return len({(replica["appliedIndex"], replica["stateHash"]) for replica in replicas}) == 1
 
 
@@ -83,4 +83,4 @@ def test_any_of_three_coordinators_may_be_lost(members):
     members.coordinator("c4", "--join", members.token("--role", "coordinator"), "--replace", "c3")
     wait_for("the new voter", lambda: voters(members, "c1") == {"c1", "c2", "c4"}, 60)
     wait_for("the same state there", lambda: same_state(members, "c1", "c2", "c4"), 60)
-    assert {member["name"] for member in members.status("c4")["members"]} == {"c1", "c2", "c4", "w1"}
+    assert {member["name"] for member in members.operate("status", at="c4")["members"]} == {"c1", "c2", "c4", "w1"}
