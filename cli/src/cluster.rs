@@ -52,6 +52,7 @@ impl Joined {
             peer: member.peer.clone(),
             role: members::network_role(member.role),
             addresses: member.addresses.clone(),
+            storage: None,
         });
         members::Joined { member: self.member, coordinators: coordinators.collect() }
     }

@@ -65,7 +65,7 @@ async fn run(mut settings: CoordinatorSettings) -> anyhow::Result<ExitCode> {
     println!("  batch     {}", endpoints.batch);
     println!("  blob      {}", endpoints.blob);
     if let Some(address) = coordinator.join_address() {
-        println!("  join      {}", joinable.join_addresses(address).join(" "));
+        println!("  join      {}", joinable.join_address(address));
     }
     println!("  settings  {}", folder.env_path().display());
     println!("Let a worker in with:  lote token create --data-dir {}", folder.path().display());

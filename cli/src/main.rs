@@ -124,7 +124,11 @@ fn log_filter(asked: &str) -> EnvFilter {
 }
 
 fn start_logging(arguments: &Arguments) {
-    let builder = fmt().with_env_filter(log_filter(&arguments.log)).with_writer(std::io::stderr);
+    // On a full disk a line is lost; that it is must not be printed, which would panic for the same reason.
+    let builder = fmt()
+        .with_env_filter(log_filter(&arguments.log))
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // A second initialisation can only happen in tests; the first one stands.
     let _ = if arguments.log_json { builder.json().try_init() } else { builder.compact().try_init() };
 }

@@ -75,6 +75,7 @@ impl Cluster {
                 name: format!("worker-{number}"),
                 addresses: Vec::new(),
                 machine: lote_shared::machine::hash(),
+                endpoints: None,
                 replaces: None,
             });
             homes.push((home, identity));

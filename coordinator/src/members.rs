@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::join::Joinable;
 use crate::replication::{self, MemberId, Start};
 use crate::service::{CoordinatorConfig, Error};
-use crate::state::{Action, Admission, Cluster, Event, keys};
+use crate::state::{Action, Admission, Cluster, Endpoints, Event, keys};
 use lote_shared::model::MemberRole;
 use lote_shared::network::{Multiaddr, Network, Role};
 use lote_shared::protocol::members::Member;
@@ -44,19 +44,26 @@ pub struct Joined {
 pub struct Seat {
     own: Member,
     name: String,
+    endpoints: Endpoints,
     joined: Option<Joined>,
 }
 
 impl Seat {
-    pub fn new(network: &Network, joinable: Option<&Joinable>, joined: Option<Joined>) -> Seat {
+    pub fn new(
+        network: &Network,
+        joinable: Option<&Joinable>,
+        endpoints: Endpoints,
+        joined: Option<Joined>,
+    ) -> Seat {
         let listening = network.addresses();
         let addresses = match joinable {
             Some(joinable) => joinable.p2p_addresses(&listening),
             None => listening.iter().map(Multiaddr::to_string).collect(),
         };
         let name = joinable.map_or_else(|| "coordinator".to_owned(), |joinable| joinable.name.clone());
-        let own = Member { peer: network.peer().to_string(), role: Role::Coordinator, addresses };
-        Seat { own, name, joined }
+        let storage = Some(endpoints.blob.clone());
+        let own = Member { peer: network.peer().to_string(), role: Role::Coordinator, addresses, storage };
+        Seat { own, name, endpoints, joined }
     }
 
     /// Those who are known before the state is.
@@ -83,6 +90,7 @@ impl Seat {
             role: MemberRole::Coordinator,
             name: self.name.clone(),
             addresses: self.own.addresses.clone(),
+            endpoints: Some(self.endpoints.clone()),
             machine: lote_shared::machine::hash(),
             replaces: None,
         }
@@ -90,8 +98,14 @@ impl Seat {
 }
 
 /// Tells the state what cluster this is, its account, and that this coordinator and those it brings along are members.
-/// Said at every start of the only voter: it changes nothing but addresses that moved.
-pub async fn found(engine: &Engine, seat: &Seat, config: &CoordinatorConfig) -> Result<(), Error> {
+/// Said at every start of the only voter: it changes nothing but addresses that moved. `alone`: the number that Raft has
+/// for the only voter; a state that has another for it is a new one, or that of a cluster before its recovery.
+pub async fn found(
+    engine: &Engine,
+    seat: &Seat,
+    config: &CoordinatorConfig,
+    alone: Option<MemberId>,
+) -> Result<(), Error> {
     let account =
         Action::AccountAdd { name: config.account_name.clone(), keys: vec![config.account_key.clone()] };
     if let Err(refusal) = engine.propose(keys::CLUSTER, account).await? {
@@ -101,7 +115,13 @@ pub async fn found(engine: &Engine, seat: &Seat, config: &CoordinatorConfig) -> 
         let settings = Box::new(joinable.settings.clone());
         engine.propose(keys::CLUSTER, Action::ClusterInit { settings }).await??;
     }
-    for admission in std::iter::once(&seat.admission()).chain(&config.admit) {
+    let own = seat.admission();
+    let known = engine.read(|cluster| cluster.member(&own.peer).and_then(|record| record.member));
+    if let Some(member) = alone.filter(|_| known != alone) {
+        let admission = Box::new(own.clone());
+        engine.propose(keys::CLUSTER, Action::CoordinatorFounded { admission, member }).await??;
+    }
+    for admission in std::iter::once(&own).chain(&config.admit) {
         let admission = Box::new(admission.clone());
         engine.propose(keys::CLUSTER, Action::MemberAdmit { token: None, admission }).await??;
     }
@@ -169,7 +189,7 @@ impl Keeper {
 
     /// A state that does not know this coordinator is behind; until it has caught up, what was told at joining holds.
     fn refresh(&self) {
-        let members = self.engine.read(|cluster| look(cluster));
+        let members = self.engine.read(look);
         if members.iter().any(|member| member.peer == self.seat.own.peer) {
             self.publisher.publish(members);
         }
@@ -181,6 +201,7 @@ fn look(cluster: &Cluster) -> Vec<Member> {
         peer: record.peer.clone(),
         role: network_role(record.role),
         addresses: record.addresses.clone(),
+        storage: record.endpoints.as_ref().map(|endpoints| endpoints.blob.clone()),
     };
     cluster.members().map(member).collect()
 }

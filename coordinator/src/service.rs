@@ -18,7 +18,7 @@ use crate::pools::chunk::ChunkBuilder;
 use crate::pools::faults::Faults;
 use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
 use crate::replication::{self, Replica};
-use crate::state::Admission;
+use crate::state::{Admission, Endpoints};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
@@ -130,7 +130,15 @@ impl Coordinator {
         let identity = Identity::load_or_create(&config.data_dir.join("identity"))?;
         let listen = multiaddr(config.p2p_bind);
         let network = Network::start(network::Config::new(identity, vec![listen])).await?;
-        let seat = Seat::new(&network, config.joinable.as_ref(), config.joined.clone());
+        let url = |address| join::base_url(config.joinable.as_ref(), address);
+        let endpoints = Endpoints {
+            batch: url(batch_address),
+            blob: url(blob_address),
+            join: join_address
+                .zip(config.joinable.as_ref())
+                .map(|(bound, joinable)| joinable.join_address(bound)),
+        };
+        let seat = Seat::new(&network, config.joinable.as_ref(), endpoints.clone(), config.joined.clone());
         let (publisher, members) = match seams.directory {
             Some(directory) => (None, directory),
             None => {
@@ -144,17 +152,17 @@ impl Coordinator {
 
         let folder = replication::Config::new(config.data_dir.clone());
         let (engine, replica) = replication::open_member(folder, seat.start(), Some(network.clone())).await?;
-        replica.keep_membership(members::desired(engine.clone()));
         if replica.leadership().borrow().is_ours {
             // The only voter. What it says now is the first thing that a new cluster knows.
-            members::found(&engine, &seat, &config).await?;
+            members::found(&engine, &seat, &config, replica.only_voter()).await?;
         } else {
             tokio::spawn(members::announce(engine.clone(), seat.admission()));
         }
+        // Not before: after a recovery the state names members that Raft must not look for.
+        replica.keep_membership(members::desired(engine.clone()));
         let keeper = publisher.map(|publisher| members::Keeper::start(engine.clone(), seat, publisher));
 
-        let url = |address| join::base_url(config.joinable.as_ref(), address);
-        let builder = ChunkBuilder::new(&url(batch_address), &url(blob_address));
+        let builder = ChunkBuilder::new(&endpoints.batch, &endpoints.blob);
         let parts = LeaderParts {
             engine: engine.clone(),
             builder,
@@ -188,13 +196,9 @@ impl Coordinator {
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
         let tls =
             config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
-        let doors = join_address.zip(config.joinable.as_ref()).map(|(address, joinable)| {
+        let doors = endpoints.join.zip(config.joinable.as_ref()).map(|(address, joinable)| {
             let authority = joinable.authority.clone();
-            join::server::Doors {
-                engine: engine.clone(),
-                authority,
-                addresses: joinable.join_addresses(address),
-            }
+            join::server::Doors { engine: engine.clone(), authority, address }
         });
         let admin = crate::api::ops::members::Admin { engine: engine.clone(), doors: doors.clone() };
         let mut servers = vec![
@@ -350,7 +354,7 @@ fn directions(leadership: &Leadership, members: &Directory) -> Directions {
         && !coordinators.iter().any(|member| member.peer == leader.peer)
     {
         let (peer, addresses) = (leader.peer.clone(), leader.addresses.clone());
-        coordinators.push(Member { peer, role: Role::Coordinator, addresses });
+        coordinators.push(Member { peer, role: Role::Coordinator, addresses, storage: None });
     }
     Directions { term: leadership.term, leader: leader.map(|leader| leader.peer.clone()), coordinators }
 }

@@ -347,7 +347,7 @@ impl Packet {
                 LeaderMessage::Kill { .. } => "kill",
                 LeaderMessage::WallClock { .. } => "wall-clock",
                 LeaderMessage::Clean { .. } => "clean",
-                LeaderMessage::Members(_) => "members",
+                LeaderMessage::Members { .. } => "members",
             },
             Packet::FromHost(Frame::Ack { .. }) | Packet::FromLeader(Frame::Ack { .. }) => "ack",
             Packet::FromHost(Frame::Ping { .. }) | Packet::FromLeader(Frame::Ping { .. }) => "ping",

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from lote_cluster import Endpoints, _die_with_parent, binary, processes_naming, wait_for
+from lote_cluster import Endpoints, _die_with_parent, binary, free_ports, processes_naming, wait_for
 
 
 class Members:
@@ -20,6 +20,7 @@ class Members:
         self.home = Path(tempfile.mkdtemp(prefix="lote-members-"))
         self.running: dict[str, subprocess.Popen] = {}
         self.lease = lease
+        self.binds: dict[str, list[str]] = {}
 
     def data(self, name: str) -> Path:
         return self.home / name
@@ -42,9 +43,9 @@ class Members:
         assert code == 0, f"{arguments} ended with {code}: {said}"
         return said
 
-    def operate(self, *arguments: str):
-        """An operator's command at the coordinator, answered in JSON."""
-        return json.loads(self.ok(*arguments, "--data-dir", str(self.data("c1")), "--output", "json"))
+    def operate(self, *arguments: str, at: str = "c1"):
+        """An operator's command at a coordinator, answered in JSON."""
+        return json.loads(self.ok(*arguments, "--data-dir", str(self.data(at)), "--output", "json"))
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -61,6 +62,7 @@ class Members:
         """Makes the cluster and starts its first coordinator."""
         self.ok("init", "--data-dir", str(self.data("c1")), "--lease", self.lease, "--name", "c1")
         binds = [f"--{name}-bind={binds.get(name, '127.0.0.1:0')}" for name in ("batch", "blob", "p2p", "join")]
+        self.binds["c1"] = binds
         process = self.start("c1", "coordinator", "--data-dir", str(self.data("c1")), *binds, *more)
         written = self.data("c1") / "lote.env"
 
@@ -71,8 +73,36 @@ class Members:
         wait_for("the coordinator", ready, 120)
         return Endpoints.read(written)
 
-    def token(self, *arguments: str) -> str:
-        return self.operate("token", "create", *arguments)["token"]
+    def coordinator(self, name: str, *arguments: str) -> Endpoints:
+        """Starts a further coordinator, or one that ran before, and waits until it answers."""
+        written = self.data(name) / "lote.env"
+        written.unlink(missing_ok=True)
+        binds = []
+        if "--join" in arguments:
+            ports = free_ports()
+            binds = [f"--{name}-bind=127.0.0.1:{ports[name]}" for name in ports] + ["--join-bind=127.0.0.1:0"]
+            self.binds[name] = binds
+        process = self.start(
+            name, "coordinator", "--data-dir", str(self.data(name)), "--name", name, *self.binds[name], *arguments
+        )
+
+        def ready():
+            assert process.poll() is None, self.log(name)
+            return written.exists()
+
+        wait_for(f"coordinator {name}", ready, 120)
+        return Endpoints.read(written)
+
+    def endpoints(self, name: str) -> Endpoints:
+        return Endpoints.read(self.data(name) / "lote.env")
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.running[name].send_signal(signal.SIGKILL)
+            self.running[name].wait()
+
+    def token(self, *arguments: str, at: str = "c1") -> str:
+        return self.operate("token", "create", *arguments, at=at)["token"]
 
     def worker(self, name: str, *arguments: str) -> subprocess.Popen:
         """Starts a worker and waits until it is up, or has ended."""
@@ -89,8 +119,8 @@ class Members:
         assert code != 0, said
         return said
 
-    def members(self) -> dict[str, dict]:
-        return {member["name"]: member for member in self.operate("host", "list")["members"]}
+    def members(self, at: str = "c1") -> dict[str, dict]:
+        return {member["name"]: member for member in self.operate("host", "list", at=at)["members"]}
 
     def end(self) -> None:
         """Ends everything, keepers included, and removes the folder."""

@@ -100,22 +100,24 @@ impl Supervisor {
     }
 
     async fn generation(&mut self, back_off: Duration, clock: Clock, lease: Arc<Mutex<LeaseClock>>) -> End {
-        if !back_off.is_zero() {
-            tokio::select! {
-                () = tokio::time::sleep(back_off) => {}
-                control = self.control.recv() => return given_up(control),
-            }
-        }
         let keeper = client::Config {
             directory: self.config.data_dir.join("keeper"),
             command: self.config.keeper_command.clone(),
         };
+        if !back_off.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(back_off) => {}
+                control = self.control.recv() => return given_up(control, client::find(&keeper)).await,
+            }
+        }
+        let mut connecting = std::pin::pin!(client::connect(&keeper));
         let connection = tokio::select! {
-            connection = client::connect(&keeper) => match connection {
+            connection = &mut connecting => match connection {
                 Ok(connection) => connection,
                 Err(error) => return End::Failed(error.to_string()),
             },
-            control = self.control.recv() => return given_up(control),
+            // A keeper may just have been started, and would stay.
+            control = self.control.recv() => return given_up(control, connecting).await,
         };
         let Connection { boot, running, exited, link, events } = connection;
         let home = self.store.home();
@@ -167,13 +169,32 @@ impl Supervisor {
     }
 }
 
-fn given_up(control: Option<Control>) -> End {
-    match control {
-        Some(Control::Stop { done, .. }) => {
-            let _ = done.send(());
-            End::Stopped
+/// Asked to stop before there was a connection: the keeper goes as well, once it is found.
+async fn given_up(
+    control: Option<Control>,
+    keeper: impl Future<Output = Result<Connection, client::Error>>,
+) -> End {
+    let Some(Control::Stop { grace, done }) = control else { return End::Dropped };
+    match keeper.await {
+        Ok(Connection { link, mut events, .. }) => {
+            let _ = link.send(shutdown(grace));
+            keeper_gone(&mut events, grace).await;
         }
-        None => End::Dropped,
+        Err(error) => tracing::debug!(%error, "no keeper to end"),
+    }
+    let _ = done.send(());
+    End::Stopped
+}
+
+fn shutdown(grace: Duration) -> Request {
+    Request::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// Waits until a keeper that was told to end has ended.
+async fn keeper_gone(events: &mut mpsc::Receiver<Vec<Event>>, grace: Duration) {
+    let gone = async { while events.recv().await.is_some() {} };
+    if tokio::time::timeout(grace + FAREWELL, gone).await.is_err() {
+        tracing::error!("the keeper does not end");
     }
 }
 
@@ -326,12 +347,8 @@ impl Host {
 
     /// Ends the keeper with whatever it still holds, and waits until it is gone.
     async fn stop_keeper(&self, events: &mut mpsc::Receiver<Vec<Event>>, grace: Duration) {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.context.ask_keeper(Request::Shutdown { grace_ms });
-        let gone = async { while events.recv().await.is_some() {} };
-        if tokio::time::timeout(grace + FAREWELL, gone).await.is_err() {
-            tracing::error!("the keeper does not end");
-        }
+        self.context.ask_keeper(shutdown(grace));
+        keeper_gone(events, grace).await;
     }
 
     fn on_keeper(&self, event: Event) {
@@ -408,7 +425,7 @@ impl Host {
 
     fn on_leader(&mut self, message: LeaderMessage) {
         let node = match &message {
-            LeaderMessage::Grant(_) | LeaderMessage::Members(_) => None,
+            LeaderMessage::Grant(_) | LeaderMessage::Members { .. } => None,
             LeaderMessage::Chunk(chunk) => Some(chunk.node),
             LeaderMessage::Revoke(node)
             | LeaderMessage::Recall { node, .. }

@@ -18,6 +18,8 @@ const RECORD_LIMIT_BYTES: u32 = 1024 * 1024;
 pub struct Journal<T> {
     file: File,
     length: u64,
+    /// Half a batch may stand behind `length`.
+    torn: bool,
     records: PhantomData<fn(T)>,
 }
 
@@ -29,9 +31,10 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         file.read_to_end(&mut bytes)?;
         let (records, length) = parse(&bytes);
         file.set_len(length)?;
-        Ok((Journal { file, length, records: PhantomData }, records))
+        Ok((Journal { file, length, torn: false, records: PhantomData }, records))
     }
 
+    /// All of the records, or none of them: after an error the same may be tried again.
     pub fn append(&mut self, records: &[T]) -> io::Result<()> {
         let mut frames = Vec::new();
         for record in records {
@@ -40,7 +43,16 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
             frames.extend_from_slice(&check(&body));
             frames.extend_from_slice(&body);
         }
-        self.file.write_all(&frames)?;
+        if self.torn {
+            self.file.set_len(self.length)?;
+        }
+        // What a full disk took of the batch would hide everything behind it from the next reader.
+        self.torn = true;
+        if let Err(error) = self.file.write_all(&frames) {
+            self.torn = self.file.set_len(self.length).is_err();
+            return Err(error);
+        }
+        self.torn = false;
         self.length += frames.len() as u64;
         Ok(())
     }
@@ -50,6 +62,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         if self.length > bytes {
             self.file.set_len(0)?;
             self.length = 0;
+            self.torn = false;
         }
         Ok(())
     }
@@ -114,5 +127,24 @@ mod tests {
             let (_, again) = Journal::<String>::open(&path).unwrap();
             assert_eq!(again.last().map(String::as_str), Some("c"), "appended behind the cut");
         }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_no_half_a_record_before_the_next() {
+        let Some(disk) = crate::small_disk::SmallDisk::mount(64) else { return };
+        let path = disk.path().join("exits");
+        let (mut journal, _) = Journal::<String>::open(&path).unwrap();
+        journal.append(&["first".to_owned()]).unwrap();
+        // Its start fits into the page that the file has already.
+        let long = "x".repeat(10_000);
+        disk.fill(0);
+        for _ in 0..3 {
+            journal.append(std::slice::from_ref(&long)).unwrap_err();
+        }
+        journal.append(&["short".to_owned()]).unwrap();
+        disk.make_room();
+        journal.append(&[long.clone()]).unwrap();
+        let (_, found) = Journal::<String>::open(&path).unwrap();
+        assert_eq!(found, ["first".to_owned(), "short".to_owned(), long]);
     }
 }

@@ -27,6 +27,8 @@ pub mod node;
 mod outgoing;
 mod search;
 mod session;
+#[cfg(test)]
+mod small_disk;
 
 pub use session::Coordinator;
 

@@ -208,8 +208,9 @@ impl SessionTask {
                 Frame::Message { number, message } => {
                     let (new, level) = self.host.outgoing.on_message(number)?;
                     match message {
-                        LeaderMessage::Members(list) => {
-                            self.coordinators.told(peer, &list);
+                        LeaderMessage::Members { members, storage_endpoints } => {
+                            self.coordinators.told(peer, &members);
+                            self.home.set(peer, storage_endpoints);
                             self.home.set_coordinators(self.coordinators.peers());
                         }
                         message if new => self.tell(FromSession::Message(message)).await?,

@@ -10,7 +10,7 @@ use lote_shared::protocol::files::{Operation, Request, Response};
 use lote_shared::protocol::host::{HostMessage, KillReason, LeaderMessage, NodePhase, TaskDirectory};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use support::{Leader, NODE, attempt, grant, launch, start_task, worker};
+use support::{Leader, NODE, attempt, grant, keeper_command, launch, start_task, worker, worker_with};
 use tokio::io::AsyncReadExt;
 
 fn exited(exit_code: i32) -> AttemptOutcome {
@@ -401,4 +401,48 @@ async fn a_host_follows_the_leader_and_remembers_who_coordinates() {
     second.say(LeaderMessage::Kill { node: NODE, attempt: attempt(1), reason: KillReason::Ended }).await;
     assert_eq!(second.outcome(1).await, AttemptOutcome::Killed { exit_code: Some(143) });
     rig.stop().await;
+}
+
+/// What still has to do with the directory: by its command line.
+fn processes_of(directory: &std::path::Path) -> Vec<String> {
+    let directory = directory.to_string_lossy();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let commands = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let commands = commands.map(|command| String::from_utf8_lossy(&command).replace('\0', " "));
+    commands.filter(|command| command.contains(&*directory)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stopped_while_its_keeper_starts_leaves_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::ephemeral();
+    let leader = Leader::new(identity.peer()).await;
+    let begun = directory.path().join("begun");
+    // A keeper that takes its time, as on a loaded machine.
+    let script = format!("touch {}; sleep 1; exec \"$@\"", begun.display());
+    let mut command: Vec<std::ffi::OsString> = vec!["sh".into(), "-c".into(), script.into(), "sh".into()];
+    command.extend(keeper_command());
+    let worker = worker_with(directory.path(), &leader, &identity, command).await;
+    eventually("the keeper is being started", || begun.exists()).await;
+    worker.shutdown(Duration::from_millis(200)).await;
+    eventually("nothing is left", || processes_of(directory.path()).is_empty()).await;
+    let keeper = directory.path().join("data/keeper");
+    assert!(keeper.join("id").exists(), "it was waited for");
+    assert!(!keeper.join("keeper.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stopped_between_two_tries_ends_its_keeper() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::ephemeral();
+    let leader = Leader::new(identity.peer()).await;
+    // Every generation fails once it has a keeper.
+    std::fs::create_dir_all(directory.path().join("data")).unwrap();
+    std::fs::write(directory.path().join("data/nodes"), "no directory").unwrap();
+    let worker = worker(directory.path(), &leader, &identity).await;
+    let keeper = directory.path().join("data/keeper");
+    eventually("the keeper runs", || keeper.join("keeper.sock").exists()).await;
+    worker.shutdown(Duration::from_millis(200)).await;
+    eventually("nothing is left", || processes_of(directory.path()).is_empty()).await;
+    assert!(!keeper.join("keeper.sock").exists());
 }

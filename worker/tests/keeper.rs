@@ -2,6 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test gives up by the real clock")]
 
+#[path = "../src/small_disk.rs"]
+mod small_disk;
+
 use lote_worker::keeper::client::{Config, Connection, connect};
 use lote_worker::keeper::sys::boottime_ms;
 use lote_worker::keeper::wire::{Cause, Event, Exit, Request, Spawn, SpawnError};
@@ -30,6 +33,12 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let connection = connect(&config(directory.path())).await.unwrap();
         Bench { directory, connection, seen: Vec::new() }
+    }
+
+    /// With its keeper elsewhere; tasks write here.
+    async fn on(config: Config) -> Bench {
+        let connection = connect(&config).await.unwrap();
+        Bench { directory: tempfile::tempdir().unwrap(), connection, seen: Vec::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -318,9 +327,7 @@ async fn a_dead_keeper_leaves_no_process_and_its_exits_are_found_again() {
     bench.lines("running.out", 1).await;
     let id = alive(bench.directory.path(), "running");
     assert!(!id.is_empty());
-    let keeper = keeper_process(bench.directory.path());
-    let pid = rustix::process::Pid::from_raw(keeper).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill_keeper(bench.directory.path());
     while bench.connection.events.recv().await.is_some() {}
 
     let boot = bench.connection.boot;
@@ -332,6 +339,11 @@ async fn a_dead_keeper_leaves_no_process_and_its_exits_are_found_again() {
         bench.connection.exited.iter().map(|(e, c)| (e.key.as_str(), e.exit_code, c.len())).collect();
     assert_eq!(exited, [("done", 5, 0)]);
     bench.shut_down().await;
+}
+
+fn kill_keeper(directory: &Path) {
+    let pid = rustix::process::Pid::from_raw(keeper_process(directory)).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 fn keeper_process(directory: &Path) -> i32 {
@@ -423,4 +435,41 @@ async fn a_deep_directory_is_no_obstacle_for_the_socket() {
     std::fs::create_dir_all(&deep).unwrap();
     let connection = connect(&config(&deep)).await.unwrap();
     Bench { directory, connection, seen: Vec::new() }.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_no_exit() {
+    let Some(disk) = small_disk::SmallDisk::mount(256) else { return };
+    let mut bench = Bench::on(config(disk.path())).await;
+    let log = disk.path().join("keeper/keeper.log");
+    disk.fill(0);
+    // More than the page that the files have already; some of them leave processes, which the warden looks for.
+    let keys: Vec<String> = (0..200).map(|n| format!("{n}-{}", "k".repeat(90))).collect();
+    for (n, key) in keys.iter().enumerate() {
+        match n % 20 {
+            0 => bench.shell(key, "sleep 1000 & exit 3"),
+            _ => bench.shell(key, "exit 3"),
+        }
+    }
+    for key in &keys {
+        assert_eq!(bench.exit(key).await.exit_code, 3);
+    }
+    bench.spawn(&"k".repeat(110), &["no-such-program"]);
+    assert_eq!(bench.failure(&"k".repeat(110)).await.0, SpawnError::NotFound);
+    disk.make_room();
+    // Once there is room the keeper writes down what it holds, so that now it may die.
+    let started = Instant::now();
+    while !std::fs::read_to_string(&log).unwrap().contains("recorded late") {
+        assert!(started.elapsed() < PATIENCE, "nothing is recorded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    kill_keeper(disk.path());
+    while bench.connection.events.recv().await.is_some() {}
+    bench.connection = connect(&config(disk.path())).await.unwrap();
+    let mut found: Vec<_> = bench.connection.exited.iter().map(|(exit, _)| exit.key.clone()).collect();
+    found.sort();
+    let mut keys = keys;
+    keys.sort();
+    assert_eq!(found, keys);
+    bench.shut_down().await;
 }

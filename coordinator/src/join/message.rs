@@ -130,6 +130,7 @@ impl Request {
             name: self.name.clone(),
             addresses: self.addresses.clone(),
             machine: self.machine.clone(),
+            endpoints: None,
             replaces: self.replaces.clone(),
         };
         Ok((token, *secret.as_bytes(), admission))

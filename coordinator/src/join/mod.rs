@@ -49,8 +49,8 @@ impl std::fmt::Debug for Joinable {
 
 impl Joinable {
     /// `host:port` of the join port, for tokens.
-    pub fn join_addresses(&self, bound: SocketAddr) -> Vec<String> {
-        vec![public(self.advertise.as_deref(), bound)]
+    pub fn join_address(&self, bound: SocketAddr) -> String {
+        public(self.advertise.as_deref(), bound)
     }
 
     /// Where members dial this one, from where it listens.

@@ -22,8 +22,19 @@ use std::sync::Arc;
 pub struct Doors {
     pub engine: Engine,
     pub authority: Arc<Authority>,
-    /// `host:port` of join ports, for tokens made here.
-    pub addresses: Vec<String>,
+    /// `host:port` of the join port here.
+    pub address: String,
+}
+
+impl Doors {
+    /// The join ports there are, this one first: a token is good as long as one of them answers.
+    pub fn addresses(&self) -> Vec<String> {
+        let others = self.engine.read(|cluster| {
+            let known = cluster.coordinators().filter_map(|member| member.endpoints.as_ref()?.join.clone());
+            known.filter(|address| *address != self.address).collect::<Vec<_>>()
+        });
+        std::iter::once(self.address.clone()).chain(others).take(token::ADDRESSES_MAX).collect()
+    }
 }
 
 /// Why somebody is sent away: status, code, sentence.

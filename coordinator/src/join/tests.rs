@@ -122,7 +122,7 @@ impl Port {
         let doors = Doors {
             engine: engine.clone(),
             authority: Arc::new(authority.clone()),
-            addresses: vec![address.clone()],
+            address: address.clone(),
         };
         let server = HttpServer::new(move || App::new().configure(|cfg| server::service(cfg, doors.clone())))
             .workers(1)

@@ -13,7 +13,7 @@ const PREFIX: &str = "lote1.";
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 4;
 const TEXT_MAX: usize = 2_048;
-const ADDRESSES_MAX: usize = 8;
+pub const ADDRESSES_MAX: usize = 8;
 
 /// A join token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -134,10 +134,15 @@ impl ChunkBuilder {
         })
     }
 
-    /// The prefixes of the URLs of every account's storage, as hosts are told them.
+    /// The prefixes of the URLs of every account's storage at every coordinator, as hosts are told them.
     pub fn storage_endpoints(&self, engine: &Engine) -> Vec<String> {
-        let endpoint = |name: &str| format!("{}/{name}", self.0.blob);
-        engine.read(|cluster| cluster.accounts().map(|(_, record)| endpoint(&record.name)).collect())
+        engine.read(|cluster| {
+            let told =
+                cluster.coordinators().filter_map(|member| Some(member.endpoints.as_ref()?.blob.clone()));
+            let bases: BTreeSet<String> = told.chain([self.0.blob.clone()]).collect();
+            let accounts = cluster.accounts().map(|(_, record)| &record.name);
+            accounts.flat_map(|name| bases.iter().map(move |base| format!("{base}/{name}"))).collect()
+        })
     }
 
     fn sign_auto_storage(&self, engine: &Engine, account: AccountId, files: &mut [ResourceFile]) {

@@ -230,15 +230,17 @@ async fn welcome_and_run(
     let outcome = tokio::select! {
         outcome = converse(parts, &handle, session, stream, messages, ended, hears) => outcome,
         // Never ends by itself.
-        () = tell_members(members, &handle) => Err(Error::Ended),
+        () = tell_members(parts, members, &handle) => Err(Error::Ended),
     };
     let _ = parts.registry.send(SessionDown { host, session: number }).await;
     outcome
 }
 
-async fn tell_members(mut members: Directory, handle: &SessionHandle) {
+async fn tell_members(parts: &SessionParts, mut members: Directory, handle: &SessionHandle) {
     while members.changed().await {
-        handle.send(LeaderMessage::Members(members.see().to_vec()));
+        let (members, storage_endpoints) =
+            (members.see().to_vec(), parts.builder.storage_endpoints(&parts.engine));
+        handle.send(LeaderMessage::Members { members, storage_endpoints });
     }
     std::future::pending().await
 }

@@ -182,7 +182,9 @@ fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<O
     let folder = Folder::open(&config.folder)?;
     let known = folder.member()?;
     let member = match (known, start) {
-        (Some(found), Start::Join { member }) if found != *member => {
+        // Recovered since it joined, a folder has a number beyond all that were given; one that was emptied and joined
+        // anew would have been given a later one than it has.
+        (Some(found), Start::Join { member }) if found < *member => {
             return Err(Error::OtherMember { path: config.folder.clone(), found, asked: *member });
         }
         (Some(found), _) => found,

@@ -105,7 +105,7 @@ pub enum Start {
     /// The first member of a new cluster; it gets the number 1.
     Found { me: Member },
     /// An empty folder waits until the leader adds this number. Never one that was used before: a member that lost its
-    /// log may have forgotten votes.
+    /// log may have forgotten votes. A folder that was recovered since goes on under the greater number it then got.
     Join { member: MemberId },
     /// Only a folder that was used before.
     Resume,

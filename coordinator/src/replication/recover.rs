@@ -119,7 +119,9 @@ pub fn force_single(root: &Path) -> Result<Recovery, Error> {
         return Ok(recovery);
     }
     let voted = found_log.vote.map(|vote| vote.node);
-    let numbers = members.into_iter().chain(known).chain(voted);
+    // The state counts numbers that Raft never had: of members that were admitted, and gone before they were added.
+    let given = super::machine::load_cluster(&*store)?.last_member();
+    let numbers = members.into_iter().chain(known).chain(voted).chain([given]);
     let next = numbers.max().unwrap_or(0).checked_add(1);
     recovery.member =
         next.ok_or_else(|| Error::Raft("there is no number left for a new member".to_owned()))?;
@@ -136,7 +138,9 @@ pub fn restore(snapshot: &Path, root: &Path) -> Result<Recovery, Error> {
     let store = SledStore::open(&scratch.path.join("state"), CACHE_BYTES)?;
     let applied = snapshot::load(&SnapshotFile { path: snapshot.to_owned() }, &store)?;
     applier::check_position(&store, &applied)?;
-    let member = found::members(&applied).into_iter().max().unwrap_or(0).saturating_add(1);
+    let given = super::machine::load_cluster(&store)?.last_member();
+    let greatest = found::members(&applied).into_iter().chain([given]).max().unwrap_or(0);
+    let member = greatest.saturating_add(1);
     found(root, member, applied.id.map_or(0, |id| id.term), &applied, &store)?;
     drop(folder);
     Ok(Recovery {

@@ -187,6 +187,12 @@ impl Replica {
         membership.nodes().map(status).collect()
     }
 
+    /// This member's number, if it is the only voter of its folder.
+    pub fn only_voter(&self) -> Option<MemberId> {
+        let metrics = self.raft.metrics().borrow().clone();
+        metrics.membership_config.membership().voter_ids().eq([metrics.id]).then_some(metrics.id)
+    }
+
     /// For a leader: the time since a quorum last heard it, measured from when it spoke. `None` if this member does
     /// not lead, or was not heard yet.
     pub fn quorum_age(&self) -> Option<Duration> {

@@ -2,7 +2,8 @@
 //!
 //! Only coordinators may open these streams; the network sees to that. That a peer speaks for no member but itself is
 //! checked here, against the membership as this member knows it. A member it does not know yet is believed: a new
-//! leader may have joined since, and a new member knows nobody.
+//! leader may have joined since, and a new member knows nobody. So is one without a peer: a cluster that was recovered
+//! names its member's peer in a later entry than the one that a snapshot may have brought here.
 
 use super::forward::{self, Forwarded, HasLost};
 use super::link;
@@ -35,7 +36,7 @@ fn is_speaker<C: Types>(raft: &Raft<C>, peer: PeerId, member: MemberId) -> bool 
     let metrics = raft.metrics();
     let metrics = metrics.borrow();
     let known = metrics.membership_config.membership().get_node(&member);
-    known.is_none_or(|known| known.peer == peer.to_string())
+    known.is_none_or(|known| known.peer.is_empty() || known.peer == peer.to_string())
 }
 
 async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>) {

@@ -155,9 +155,10 @@ impl Connection {
             links.tell_of(peer, self.target, answered.as_ref().err());
         }
         match asked {
+            // As if it were away: after any other failure openraft asks again at once, and so without end.
             Ok(Ok(RaftAnswer::Refused(why))) => {
                 let why = format!("member {} refused: {why}", self.target);
-                Err(RPCError::Network(NetworkError::new(&AnyError::error(why))))
+                Err(RPCError::Unreachable(Unreachable::new(&AnyError::error(why))))
             }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(unanswered)) => Err(RPCError::Unreachable(Unreachable::new(&unanswered))),
@@ -167,7 +168,7 @@ impl Connection {
 
     fn nonsense(&self, answer: &RaftAnswer) -> RpcError {
         let why = format!("member {} answered {answer:?} to another question", self.target);
-        RPCError::Network(NetworkError::new(&AnyError::error(why)))
+        RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
     }
 }
 

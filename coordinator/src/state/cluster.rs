@@ -254,6 +254,7 @@ impl Cluster {
                 let seen = super::hosts::Seen { peer, name, boot: *boot, capacity, address, software };
                 self.join_host(step, &seen)
             }
+            Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
         }
     }
 

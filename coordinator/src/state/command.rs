@@ -6,6 +6,7 @@
 
 use super::blobs::BlobAction;
 use super::records::ClusterSettings;
+use super::records::Endpoints;
 use lote_shared::model::{
     AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
@@ -328,6 +329,12 @@ pub enum Action {
         software: String,
         machine: String,
     },
+    /// From the only voter of a folder that was made, recovered or restored: the coordinators are this one alone, under
+    /// the number that Raft has for it. Workers and tokens stay.
+    CoordinatorFounded {
+        admission: Box<Admission>,
+        member: u64,
+    },
 }
 
 /// What a caller knows of a token.
@@ -348,6 +355,8 @@ pub struct Admission {
     pub name: String,
     /// Multiaddresses at which it listens; empty for one that only dials.
     pub addresses: Vec<String>,
+    /// Where a coordinator serves; `None` leaves what is known.
+    pub endpoints: Option<Endpoints>,
     /// Hash that stands for the machine; empty = unknown, then any will do.
     pub machine: String,
     /// The coordinator whose place a new one takes: peer id, member number, or name.

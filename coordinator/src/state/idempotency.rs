@@ -40,6 +40,7 @@ impl Action {
                 | Action::Continue { .. }
                 | Action::ClusterInit { .. }
                 | Action::TokenRevoke { .. }
+                | Action::CoordinatorFounded { .. }
         )
     }
 }

@@ -94,6 +94,11 @@ impl Cluster {
     pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
         self.membership.tokens.values()
     }
+
+    /// The last number that was given to a coordinator; 0 before the first.
+    pub fn last_member(&self) -> u64 {
+        self.membership.last_member
+    }
 }
 
 impl Cluster {
@@ -236,10 +241,14 @@ impl Cluster {
             role: admission.role,
             name: admission.name.clone(),
             addresses: admission.addresses.clone(),
+            endpoints: admission
+                .endpoints
+                .clone()
+                .or(known.as_ref().and_then(|known| known.endpoints.clone())),
             member: number,
             machine: admission.machine.clone(),
             admitted,
-            token: claim.map(|claim| claim.token),
+            token: claim.map(|claim| claim.token).or(known.as_ref().and_then(|known| known.token)),
         };
         if known.as_ref() != Some(&record) {
             step.put(keys::member(&record.peer), &record);
@@ -254,6 +263,61 @@ impl Cluster {
             self.drop_member(step, &peer);
         }
         Ok(Outcome::MemberAdmitted { member: number })
+    }
+
+    /// Makes this coordinator the only one, with this number: a folder that was recovered or restored is a new member
+    /// to Raft, and those that the state still names must never come back. Asked again it changes nothing.
+    pub(super) fn found_alone(&mut self, step: &mut Step, admission: &Admission, number: u64) -> Reply {
+        let peer = &admission.peer;
+        if admission.role != MemberRole::Coordinator || admission.replaces.is_some() {
+            return Err(refuse(
+                Code::MemberRoleMismatch,
+                "only a coordinator founds, and it replaces nobody",
+            ));
+        }
+        let known = self.membership.members.get(peer).cloned();
+        if let Some(known) = known.as_ref().filter(|known| known.role != MemberRole::Coordinator) {
+            let detail = format!("{peer} is a member as {}; remove it there first", known.role);
+            return Err(refuse(Code::MemberRoleMismatch, detail));
+        }
+        let keeps = known.as_ref().is_some_and(|known| known.member == Some(number));
+        let last = self.membership.last_member;
+        if !keeps && number <= last {
+            let detail = format!("number {number} cannot be {peer}'s: numbers up to {last} have been given");
+            return Err(refuse(Code::MemberNumberGiven, detail));
+        }
+        if known.is_none() && self.membership.coordinators().next().is_none() {
+            self.check_room(MemberRole::Coordinator, false)?;
+        }
+        let others = self.membership.coordinators().filter(|member| member.peer != *peer);
+        let others: Vec<String> = others.map(|member| member.peer.clone()).collect();
+        for other in others {
+            self.drop_member(step, &other);
+        }
+        if number > last {
+            self.membership.last_member = number;
+            step.put(keys::last_member(), &number);
+        }
+        let record = MemberRecord {
+            peer: peer.clone(),
+            role: MemberRole::Coordinator,
+            name: admission.name.clone(),
+            addresses: admission.addresses.clone(),
+            endpoints: admission
+                .endpoints
+                .clone()
+                .or(known.as_ref().and_then(|known| known.endpoints.clone())),
+            member: Some(number),
+            machine: admission.machine.clone(),
+            admitted: known.as_ref().map_or(step.now, |known| known.admitted),
+            token: known.as_ref().and_then(|known| known.token),
+        };
+        if known.as_ref() != Some(&record) {
+            step.put(keys::member(peer), &record);
+            self.membership.members.insert(peer.clone(), record);
+            step.event(Event::MembersChanged);
+        }
+        Ok(Outcome::MemberAdmitted { member: Some(number) })
     }
 
     fn check_room(&self, role: MemberRole, replaces: bool) -> Result<(), Refusal> {

@@ -140,4 +140,6 @@ pub enum MembershipCode {
     HostNotAdmitted,
     /// The identity was admitted on another machine.
     HostIdentityCopied,
+    /// The number of a coordinator that founds was another's.
+    MemberNumberGiven,
 }

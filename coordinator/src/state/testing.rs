@@ -102,6 +102,7 @@ pub fn worker(peer: &str) -> Admission {
         role: MemberRole::Worker,
         name: peer.to_owned(),
         addresses: Vec::new(),
+        endpoints: None,
         machine: String::new(),
         replaces: None,
     }

@@ -157,8 +157,8 @@ pub enum LeaderMessage {
     WallClock { node: NodeKey, attempt: AttemptRef, wall_clock_ms: Option<u64> },
     /// Remove the directories of these tasks (deleted, or their job is).
     Clean { node: NodeKey, directories: Vec<TaskDirectory> },
-    /// Who belongs to the cluster has changed; takes the place of [`Welcome::members`].
-    Members(Vec<Member>),
+    /// Who belongs to the cluster, or where its storage is, has changed; takes the place of what the [`Welcome`] said.
+    Members { members: Vec<Member>, storage_endpoints: Vec<String> },
 }
 
 /// Where a task's files lie below its node's root.

@@ -18,6 +18,8 @@ pub struct Member {
     pub role: Role,
     /// Multiaddresses; empty for a machine that only dials.
     pub addresses: Vec<String>,
+    /// URL of a coordinator's Blob interface, without a final slash and without an account.
+    pub storage: Option<String>,
 }
 
 /// A member of a list that was read.
@@ -31,7 +33,7 @@ pub struct Known {
 impl Member {
     pub fn new(peer: PeerId, role: Role, addresses: &[Multiaddr]) -> Member {
         let addresses = addresses.iter().take(ADDRESSES_MAX).map(Multiaddr::to_string).collect();
-        Member { peer: peer.to_string(), role, addresses }
+        Member { peer: peer.to_string(), role, addresses, storage: None }
     }
 }
 

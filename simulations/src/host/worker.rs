@@ -325,7 +325,7 @@ impl Worker {
         let now = self.now(bench);
         let node = match &message {
             LeaderMessage::Grant(grant) => return self.granted(bench, grant.clone()),
-            LeaderMessage::Members(_) => return,
+            LeaderMessage::Members { .. } => return,
             LeaderMessage::Chunk(chunk) => chunk.node,
             LeaderMessage::Revoke(node) => *node,
             LeaderMessage::Recall { node, .. }
@@ -335,7 +335,7 @@ impl Worker {
         };
         let Some(machine) = self.nodes.get_mut(&node) else { return };
         let effects = match message {
-            LeaderMessage::Grant(_) | LeaderMessage::Members(_) => Vec::new(),
+            LeaderMessage::Grant(_) | LeaderMessage::Members { .. } => Vec::new(),
             LeaderMessage::Chunk(chunk) => machine.on_chunk(now, chunk),
             LeaderMessage::Revoke(_) => machine.on_revoke(now),
             LeaderMessage::Recall { attempts, .. } => machine.on_recall(now, attempts),

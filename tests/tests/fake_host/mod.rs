@@ -291,7 +291,7 @@ impl Talk<'_> {
             LeaderMessage::Recall { node, .. } => {
                 self.say(HostMessage::Recalled { node, attempts: Vec::new() }).await;
             }
-            LeaderMessage::Members(members) => self.shared.seen.lock().members = members,
+            LeaderMessage::Members { members, .. } => self.shared.seen.lock().members = members,
             LeaderMessage::WallClock { .. } | LeaderMessage::Clean { .. } => {}
         }
     }

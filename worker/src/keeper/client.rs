@@ -100,6 +100,12 @@ pub async fn connect(config: &Config) -> Result<Connection, Error> {
     }
 }
 
+/// Connects to the keeper of `config.directory` if one listens there; starts none.
+pub async fn find(config: &Config) -> Result<Connection, Error> {
+    let silent = |_| Error::NoAnswer(config.directory.clone());
+    timeout(ANSWER_WITHIN, greet(open(config).await?)).await.map_err(silent)?
+}
+
 /// A keeper is our child until we die; somebody has to wait for it. It outlives us or ends at our request, so a
 /// parked thread of 16 KiB is the simplest waiter.
 fn reap_in_time(child: Option<std::process::Child>) {

@@ -34,9 +34,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -73,10 +73,18 @@ fn context(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { what, source }
 }
 
+/// A line for `keeper.log`. Not `eprintln!`, which panics when the disk is full: a keeper that lost a thread to that
+/// would hold ended attempts for ever.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "lote keeper: {line}");
+}
+
 /// Everything the threads share.
 struct State {
     table: Table,
     records: Journal<Exit>,
+    /// Keys of held exits that are not in `records` because the disk did not take them.
+    unrecorded: BTreeSet<String>,
     spawns: VecDeque<Spawn>,
     /// The connection being served, to cut it when a newer one comes.
     stream: Option<UnixStream>,
@@ -146,7 +154,14 @@ pub fn run(directory: &Path) -> Result<(), Error> {
             .write(true)
             .open("/dev/null")
             .map_err(context("open /dev/null"))?,
-        state: Mutex::new(State { table, records, spawns: VecDeque::new(), stream: None, finished: false }),
+        state: Mutex::new(State {
+            table,
+            records,
+            unrecorded: BTreeSet::new(),
+            spawns: VecDeque::new(),
+            stream: None,
+            finished: false,
+        }),
         spawner: Condvar::new(),
         writer: Condvar::new(),
         warden: Condvar::new(),
@@ -304,11 +319,28 @@ impl Keeper {
     }
 
     fn record(&self, state: &mut State, exit: &Exit) {
-        // A full disk must not keep the exit from the worker; it is lost only if keeper *and* worker die now.
+        // A full disk must not keep the exit from the worker; it is lost only if keeper *and* worker die before there
+        // is room again.
         if let Err(error) = state.records.append(std::slice::from_ref(exit)) {
-            eprintln!("lote keeper: exit of `{}` not recorded: {error}", exit.key);
+            if state.unrecorded.is_empty() {
+                say(&format!("exit of `{}` not recorded, tried again: {error}", exit.key));
+            }
+            state.unrecorded.insert(exit.key.clone());
         }
         self.writer.notify_all();
+    }
+
+    /// Records what could not be recorded when it happened and is still held.
+    fn record_again(&self, state: &mut State) {
+        if state.unrecorded.is_empty() {
+            return;
+        }
+        let held = state.unrecorded.iter().filter_map(|key| state.table.exited.get(key));
+        let exits: Vec<Exit> = held.map(|(exit, _)| exit.clone()).collect();
+        if state.records.append(&exits).is_ok() {
+            say(&format!("{} exits are recorded late", exits.len()));
+            state.unrecorded.clear();
+        }
     }
 
     fn run_spawner(&self) {
@@ -395,7 +427,7 @@ impl Keeper {
             let batch: Vec<Request> = match wire::read_frame(&mut stream) {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return,
-                Err(error) => return eprintln!("lote keeper: connection dropped: {error}"),
+                Err(error) => return say(&format!("connection dropped: {error}")),
             };
             let mut state = self.lock();
             if state.table.connection != number {
@@ -452,10 +484,11 @@ impl Keeper {
             }
             Request::Acknowledge { key } => {
                 state.table.exited.remove(&key);
+                state.unrecorded.remove(&key);
                 if state.table.exited.is_empty()
                     && let Err(error) = state.records.clear_above(RECORDS_KEPT_BYTES)
                 {
-                    eprintln!("lote keeper: exit records not emptied: {error}");
+                    say(&format!("exit records not emptied: {error}"));
                 }
             }
             Request::Shutdown { grace_ms } => {
@@ -497,7 +530,7 @@ impl Keeper {
                 state.table.outbox.drain(..count).collect()
             };
             if let Err(error) = wire::write_frame(&mut stream, &batch) {
-                return eprintln!("lote keeper: connection dropped: {error}");
+                return say(&format!("connection dropped: {error}"));
             }
         }
     }

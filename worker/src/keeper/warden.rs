@@ -40,6 +40,7 @@ pub(super) fn run(keeper: &Arc<Keeper>) {
             state.table.shutdown.get_or_insert(super::LEFTOVER_GRACE_MS);
         }
         begin_endings(&mut state, now_ms);
+        keeper.record_again(&mut state);
         let dying: BTreeMap<String, bool> = state
             .table
             .entries

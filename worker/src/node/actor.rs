@@ -374,7 +374,7 @@ impl Handler<ToNode> for NodeActor {
                 self.step(ctx, |m, now| m.on_clean(now, directories));
             }
             // The session deals with it.
-            ToNode::Leader(LeaderMessage::Members(_)) => {}
+            ToNode::Leader(LeaderMessage::Members { .. }) => {}
             ToNode::Acknowledged(attempts) => self.step(ctx, |m, now| m.on_acknowledged(now, &attempts)),
             ToNode::Session { keep, restarted } => {
                 self.step(ctx, |m, now| m.on_session(now, &keep, restarted));

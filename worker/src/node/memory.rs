@@ -23,6 +23,9 @@ enum Record {
     Note(Note),
 }
 
+/// Above this only the last word about each thing waits for room on the disk.
+const WAITING_MAX: usize = 4_096;
+
 /// What was found on disk.
 #[derive(Debug)]
 pub struct Found {
@@ -39,6 +42,8 @@ pub struct Memory {
     boot: BootId,
     grant: NodeGrant,
     compacted_bytes: u64,
+    /// Notes that the disk did not take yet.
+    waiting: Vec<Note>,
 }
 
 impl Memory {
@@ -54,7 +59,7 @@ impl Memory {
         if !path.exists() {
             return Ok(None);
         }
-        let (_, records) = Journal::<Record>::open(&path)?;
+        let (journal, records) = Journal::<Record>::open(&path)?;
         let mut records = records.into_iter();
         let Some(Record::Node { boot: written, grant }) = records.next() else { return Ok(None) };
         let same_boot = written == boot;
@@ -63,13 +68,25 @@ impl Memory {
             Record::Note(note) => Some(note),
             Record::Node { .. } => None,
         }));
-        let memory = write(directory, boot, &grant, notes.clone())?;
+        let memory = write(directory, boot, &grant, notes.clone()).unwrap_or_else(|error| {
+            // On a full disk the node goes on with the file it has: without it, its ended tasks would run again.
+            tracing::warn!(path = %path.display(), %error, "the node's memory is not written anew");
+            let compacted_bytes = journal.length();
+            let (directory, grant) = (directory.to_owned(), grant.clone());
+            Memory { journal, directory, boot, grant, compacted_bytes, waiting: Vec::new() }
+        });
         Ok(Some((memory, Found { grant, notes, same_boot })))
     }
 
+    /// What could not be written is kept and written with the next notes.
     pub fn append(&mut self, notes: Vec<Note>) -> io::Result<()> {
-        let records: Vec<Record> = notes.into_iter().map(Record::Note).collect();
+        self.waiting.extend(notes);
+        if self.waiting.len() > WAITING_MAX {
+            self.waiting = condense(std::mem::take(&mut self.waiting).into_iter());
+        }
+        let records: Vec<Record> = self.waiting.iter().cloned().map(Record::Note).collect();
         self.journal.append(&records)?;
+        self.waiting.clear();
         if self.journal.length() > COMPACT_ABOVE_BYTES.max(2 * self.compacted_bytes)
             && let Some((memory, _)) = Memory::open(&self.directory.clone(), self.boot)?
         {
@@ -86,7 +103,8 @@ impl Memory {
                 Record::Note(note) => Some(note),
                 Record::Node { .. } => None,
             });
-            *self = write(&self.directory.clone(), self.boot, grant, condense(notes))?;
+            let notes = condense(notes.chain(self.waiting.iter().cloned()));
+            *self = write(&self.directory.clone(), self.boot, grant, notes)?;
         }
         Ok(())
     }
@@ -120,5 +138,52 @@ fn write(directory: &Path, boot: BootId, grant: &NodeGrant, notes: Vec<Note>) ->
     journal.append(&records)?;
     std::fs::rename(&temporary, directory.join(FILE))?;
     let compacted_bytes = journal.length();
-    Ok(Memory { journal, directory: directory.to_owned(), boot, grant: grant.clone(), compacted_bytes })
+    let (directory, grant) = (directory.to_owned(), grant.clone());
+    Ok(Memory { journal, directory, boot, grant, compacted_bytes, waiting: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::retention::Kept;
+    use crate::small_disk::SmallDisk;
+    use lote_shared::model::{AccountId, NodeKey, TaskKey};
+
+    fn grant() -> NodeGrant {
+        NodeGrant {
+            node: NodeKey(3),
+            node_id: "tvm-3".to_owned(),
+            pool_id: "pool".to_owned(),
+            account: AccountId(1),
+            account_name: "local".to_owned(),
+            account_url: "http://batch".to_owned(),
+            dedicated: true,
+            slots: 1,
+            cores: 1,
+            start_task: None,
+        }
+    }
+
+    fn kept(task: u64) -> Note {
+        let place = Place { job_id: "j".repeat(500), task_id: format!("t{task}") };
+        Note::Kept(place, Kept { task: TaskKey(task), expires: None })
+    }
+
+    #[test]
+    fn notes_wait_for_room_on_a_full_disk_and_the_node_is_found_meanwhile() {
+        let Some(disk) = SmallDisk::mount(64) else { return };
+        let directory = disk.path().join("tvm-3");
+        let mut memory = Memory::create(&directory, BootId(1), &grant()).unwrap();
+        memory.append(vec![kept(1)]).unwrap();
+        disk.fill(0);
+        memory.append((2..20).map(kept).collect()).unwrap_err();
+        // A worker that starts now finds the node as far as it was written.
+        let (found, known) = Memory::open(&directory, BootId(1)).unwrap().unwrap();
+        assert_eq!((known.grant, known.notes), (grant(), vec![kept(1)]));
+        drop(found);
+        disk.make_room();
+        memory.append(vec![kept(20)]).unwrap();
+        let (_, known) = Memory::open(&directory, BootId(1)).unwrap().unwrap();
+        assert_eq!(known.notes.len(), 20);
+    }
 }

@@ -19,6 +19,7 @@ use lote_shared::protocol::members::Member;
 use lote_shared::protocol::session::{Limits, Resume, Resumed, Session, SessionId};
 use lote_worker::{Worker, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -78,12 +79,24 @@ pub fn launch(task: u64, command_line: &str) -> TaskLaunch {
 }
 
 pub async fn worker(directory: &Path, leader: &Leader, identity: &Identity) -> Worker {
-    let capacity = HostCapacity { cores: 2, memory_mib: 1024, disk_mib: 1024, labels: vec![] };
-    let keeper = match option_env!("CARGO_BIN_EXE_lote-test-keeper") {
+    worker_with(directory, leader, identity, keeper_command()).await
+}
+
+pub fn keeper_command() -> Vec<OsString> {
+    match option_env!("CARGO_BIN_EXE_lote-test-keeper") {
         Some(program) => vec![program.into()],
         // In an example, which starts itself.
         None => vec![std::env::current_exe().unwrap().into(), "keeper".into()],
-    };
+    }
+}
+
+pub async fn worker_with(
+    directory: &Path,
+    leader: &Leader,
+    identity: &Identity,
+    keeper: Vec<OsString>,
+) -> Worker {
+    let capacity = HostCapacity { cores: 2, memory_mib: 1024, disk_mib: 1024, labels: vec![] };
     let coordinator = (leader.network.peer(), leader.network.addresses());
     let mut config =
         WorkerConfig::new(directory.join("data"), "host".into(), vec![coordinator], capacity, keeper);

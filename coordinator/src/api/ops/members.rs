@@ -105,7 +105,7 @@ async fn create_token(
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
     let id = TokenId(rand::rng().next_u64());
-    let made = Token { id, role: wanted.role, secret, authority, addresses: doors.addresses.clone() };
+    let made = Token { id, role: wanted.role, secret, authority, addresses: doors.addresses() };
     let text = match made.text() {
         Ok(text) => text,
         Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &error.to_string()),
@@ -210,6 +210,7 @@ fn members(cluster: &Cluster) -> Vec<Value> {
             "role": member.role,
             "name": member.name,
             "addresses": member.addresses,
+            "endpoints": member.endpoints,
             "member": member.member,
             "admitted": member.admitted.to_string(),
             "token": member.token.map(|token| token.to_string()),

@@ -486,4 +486,8 @@ async fn a_folder_keeps_its_number() {
     replica.shutdown().await;
     let other = open_member(config(&folder), Start::Join { member: 6 }, None).await.map(|_| ());
     assert!(matches!(other, Err(Error::OtherMember { found: 5, asked: 6, .. })), "{other:?}");
+    // Recovered after it had joined as number 4, it goes on under the number that it then got.
+    let (_engine, replica) = open_member(config(&folder), Start::Join { member: 4 }, None).await.unwrap();
+    assert_eq!(replica.status().member, 5);
+    replica.shutdown().await;
 }

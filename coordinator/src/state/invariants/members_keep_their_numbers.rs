@@ -1,5 +1,6 @@
-//! A coordinator has a number, nobody else has, no two have the same, it stays while the coordinator does, and a
-//! number that was given is never given again: replication would take a newcomer for somebody who voted before.
+//! A coordinator has a number, nobody else has, no two have the same, it stays while the coordinator does (one that
+//! founds alone after a recovery gets a new one), and a number that was given is never given again: replication would
+//! take a newcomer for somebody who voted before.
 //! Members and tokens stay within their bounds.
 
 use super::super::cluster::Cluster;
@@ -21,11 +22,13 @@ pub(super) fn check(before: &Before, cluster: &Cluster) -> Result<(), String> {
         let last = cluster.membership.last_member;
         ensure(number <= last, || format!("{peer} has number {number}, the last given is {last}"))?;
         match before.numbers.get(peer) {
+            Some(old) if *old == number => {}
             // Removed and admitted again between two looks, it has a new one.
-            Some(old) if before.every_step => {
-                ensure(*old == number, || format!("{peer} was number {old} and is {number}"))?;
+            Some(_) if !before.every_step => {}
+            Some(old) => {
+                let alone = cluster.coordinators().count() == 1 && number > before.last_number;
+                ensure(alone, || format!("{peer} was number {old} and is {number}"))?;
             }
-            Some(_) => {}
             None => {
                 let last = before.last_number;
                 ensure(number > last, || format!("{peer} got number {number}; {last} had been given"))?;

@@ -3,6 +3,16 @@
 use lote_shared::model::{MemberRole, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 
+/// Where a coordinator serves clients and newcomers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// URLs without a final slash.
+    pub batch: String,
+    pub blob: String,
+    /// `host:port` of the join port; `None` where nobody can join.
+    pub join: Option<String>,
+}
+
 /// Somebody who belongs to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberRecord {
@@ -13,6 +23,8 @@ pub struct MemberRecord {
     pub name: String,
     /// Multiaddresses at which it listens; empty for one that only dials.
     pub addresses: Vec<String>,
+    /// Where a coordinator serves; `None` until it has said so, and of workers.
+    pub endpoints: Option<Endpoints>,
     /// A coordinator's number in replication. Never given twice.
     pub member: Option<u64>,
     /// Hash that stands for the machine it was admitted on; empty = any.

@@ -10,7 +10,7 @@ mod task;
 
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
-pub use member::{ClusterSettings, MemberRecord, TokenRecord};
+pub use member::{ClusterSettings, Endpoints, MemberRecord, TokenRecord};
 pub use node::{NodeRecord, RecentTask};
 pub use past::{PAST_ATTEMPTS_MAX, PastAttempt, PastOutcome};
 pub use pool::PoolRecord;

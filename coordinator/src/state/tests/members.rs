@@ -221,3 +221,45 @@ fn tokens_are_bounded_and_go_a_day_after_they_expire() {
     assert!(w.cluster.tokens().count() < TOKENS_MAX);
     assert_eq!(w.reload().digest(), w.cluster.digest());
 }
+
+#[test]
+fn one_that_founds_alone_has_the_number_that_replication_gave_it() {
+    let founded = |w: &mut World, admission: Admission, member: u64| {
+        w.act(Action::CoordinatorFounded { admission: Box::new(admission), member })
+    };
+    let mut w = World::new();
+    assert_eq!(number(founded(&mut w, coordinator("a"), 1)), 1, "a new cluster");
+    assert_eq!(number(own(&mut w, coordinator("b"))), 2, "the count goes on");
+    assert_eq!(number(own(&mut w, coordinator("c"))), 3);
+    own(&mut w, worker("w")).unwrap();
+    for (what, admission, member, code) in [
+        ("a worker", worker("c"), 4, MembershipCode::MemberRoleMismatch),
+        ("a worker's peer", coordinator("w"), 4, MembershipCode::MemberRoleMismatch),
+        (
+            "instead of another",
+            Admission { replaces: Some("a".to_owned()), ..coordinator("c") },
+            4,
+            MembershipCode::MemberRoleMismatch,
+        ),
+        ("nobody's number", coordinator("c"), 0, MembershipCode::MemberNumberGiven),
+        ("another's number", coordinator("c"), 2, MembershipCode::MemberNumberGiven),
+        ("a number of old for a newcomer", coordinator("d"), 3, MembershipCode::MemberNumberGiven),
+    ] {
+        assert_eq!(membership(founded(&mut w, admission, member)), code, "{what}");
+    }
+    assert_eq!(w.cluster.members().count(), 4, "nothing changed");
+
+    w.take_events();
+    assert_eq!(number(founded(&mut w, coordinator("c"), 7)), 7, "recovered");
+    assert!(w.take_events().contains(&Event::MembersChanged));
+    let peers: Vec<_> = w.cluster.members().map(|m| (m.peer.as_str(), m.member)).collect();
+    assert_eq!(peers, [("c", Some(7)), ("w", None)], "the workers stay, the others are gone");
+    assert_eq!(number(founded(&mut w, coordinator("c"), 7)), 7, "asked again");
+    assert!(!w.take_events().contains(&Event::MembersChanged));
+    assert_eq!(number(own(&mut w, coordinator("c"))), 7, "its announcement keeps the number");
+    assert_eq!(number(own(&mut w, coordinator("a"))), 8, "one of the old ones is a newcomer");
+    assert_eq!(number(founded(&mut w, coordinator("e"), 9)), 9, "restored on another machine");
+    let peers: Vec<_> = w.cluster.coordinators().map(|m| m.peer.as_str()).collect();
+    assert_eq!(peers, ["e"]);
+    assert_eq!(w.reload().digest(), w.cluster.digest());
+}

@@ -86,6 +86,14 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
         },
         8 => Action::TokenRevoke { token },
         9 if c.is_multiple_of(8) => Action::MemberRemove { peer: format!("peer-{}", a % 4) },
+        // A recovery, now and then under a number that was given.
+        10 if c.is_multiple_of(8) => {
+            let member = (cluster.last_member() + u64::from(a % 3)).saturating_sub(u64::from(c % 3));
+            Action::CoordinatorFounded {
+                admission: Box::new(crate::state::testing::coordinator(&coordinator)),
+                member,
+            }
+        }
         9 | 10 => Action::MemberRemove { peer: coordinator },
         _ => {
             let cluster_id = (a % 2).to_string();
