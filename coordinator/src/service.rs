@@ -198,7 +198,13 @@ impl Coordinator {
             config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
         let doors = endpoints.join.zip(config.joinable.as_ref()).map(|(address, joinable)| {
             let authority = joinable.authority.clone();
-            join::server::Doors { engine: engine.clone(), authority, address }
+            join::server::Doors {
+                engine: engine.clone(),
+                authority,
+                address,
+                replica: Some(Arc::clone(&replica)),
+                leaving: Arc::default(),
+            }
         });
         let admin = crate::api::ops::members::Admin { engine: engine.clone(), doors: doors.clone() };
         let mut servers = vec![

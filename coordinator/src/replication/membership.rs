@@ -123,6 +123,12 @@ pub fn look<C: Types>(raft: &Raft<C>, desired: BTreeMap<MemberId, Member>) -> Op
     })
 }
 
+/// Whether whoever votes now still decides when of them only those are in reach who stay. Who leaves the state is cut off
+/// at once and before Raft's membership follows, so without that nothing would ever be decided again.
+pub fn is_decided_by(voters: &[BTreeSet<MemberId>], staying: &BTreeSet<MemberId>) -> bool {
+    voters.iter().all(|voters| 2 * voters.intersection(staying).count() > voters.len())
+}
+
 /// Carries out one step and waits until it is committed.
 pub async fn change<C: Types>(raft: &Raft<C>, step: Step) -> Result<(), String> {
     // Whoever loses its vote stays as a learner until it is removed.
@@ -180,6 +186,26 @@ mod tests {
             is_joint: false,
             matched: matched.collect(),
             last_log: 1_000,
+        }
+    }
+
+    #[test]
+    fn those_who_stay_have_to_be_a_majority_of_all_who_vote() {
+        for (voters, staying, expected) in [
+            (&[&[1, 2, 3][..]][..], &[1, 2][..], true),
+            (&[&[1, 2, 3]], &[1], false),
+            (&[&[1, 2, 3]], &[1, 4, 5], false),
+            (&[&[1]], &[1, 2], true),
+            (&[&[1]], &[2, 3], false),
+            // On the way from three to one, and from one to three.
+            (&[&[1, 2, 3], &[1]], &[1], false),
+            (&[&[1, 2, 3], &[1]], &[1, 3], true),
+            (&[&[1], &[1, 2, 3]], &[2, 3], false),
+        ] {
+            let voters: Vec<BTreeSet<MemberId>> =
+                voters.iter().map(|config| config.iter().copied().collect()).collect();
+            let staying = staying.iter().copied().collect();
+            assert_eq!(is_decided_by(&voters, &staying), expected, "{voters:?} {staying:?}");
         }
     }
 

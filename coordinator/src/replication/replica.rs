@@ -199,6 +199,17 @@ impl Replica {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
+    /// Waits until Raft's voters can do with those of them who stay, as far as this member knows; false if they cannot for
+    /// so long.
+    pub async fn can_do_with(&self, staying: impl Fn() -> BTreeSet<MemberId>, within: Duration) -> bool {
+        let mut metrics = self.raft.server_metrics();
+        let is_decided = metrics.wait_for(|metrics| {
+            let voters = metrics.membership_config.membership().get_joint_config();
+            membership::is_decided_by(voters, &staying())
+        });
+        tokio::time::timeout(within, is_decided).await.is_ok_and(|decided| decided.is_ok())
+    }
+
     /// For the leader: replicates to a new member, which does not vote.
     pub async fn add_learner(&self, id: MemberId, member: Member) -> Result<(), Error> {
         self.change(Step::AddLearner(id, member)).await

@@ -175,7 +175,7 @@ impl Cluster {
     }
 
     /// The coordinator that `text` names.
-    fn find_coordinator(&self, text: &str, except: &str) -> Result<String, Refusal> {
+    pub(crate) fn find_coordinator(&self, text: &str, except: &str) -> Result<String, Refusal> {
         let others = || self.membership.coordinators().filter(|member| member.peer != except);
         let number = text.parse::<u64>().ok();
         let exact =

@@ -232,5 +232,14 @@ async fn remove_member(
         return *refusal;
     }
     let peer = path.into_inner();
+    let is_coordinator =
+        admin.engine.read(|cluster| cluster.coordinators().any(|member| member.peer == peer));
+    let mut _leaving = None;
+    if let Some(doors) = admin.doors.as_ref().filter(|_| is_coordinator) {
+        _leaving = Some(doors.leaving.lock().await);
+        if let Err(why) = doors.spare(&peer).await {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &why);
+        }
+    }
     change(&admin, Action::MemberRemove { peer: peer.clone() }, || json!({ "removed": peer })).await
 }
