@@ -11,7 +11,7 @@ from rig.trial import Trial
 
 pytestmark = pytest.mark.cluster
 
-KILLS = int(os.environ.get("LOTE_KILLS") or (200 if os.environ.get("LOTE_SLOW") == "1" else 12))
+KILLS = int(os.environ.get("LOTE_KILLS") or (200 if os.environ.get("LOTE_SLOW") == "1" else 10))
 
 
 #: Longer than it takes to start a killed process on a loaded machine: what is back within the lease has lost nothing.
@@ -19,7 +19,7 @@ LEASE = 10
 
 
 @pytest.mark.timeout(300 + 10 * KILLS)
-@pytest.mark.parametrize(["coordinators", "workers", "kills"], [(1, 2, 6), (3, 4, KILLS)])
+@pytest.mark.parametrize(["coordinators", "workers", "kills"], [(1, 2, 5), (3, 4, KILLS)])
 def test_any_process_is_killed_at_random(lote_cluster, folder, coordinators, workers, kills):
     """No acknowledged write is lost, nothing is run again because of a coordinator, and the job completes."""
     cluster = lote_cluster(coordinators=coordinators, workers=workers, lease=LEASE)
@@ -45,7 +45,7 @@ def test_only_coordinators_are_killed(lote_cluster, folder):
     cluster = lote_cluster(coordinators=3, workers=2, lease=LEASE)
     trial = Trial(cluster, folder, nodes=2)
     seed = faults.seed()
-    plan = faults.plan(seed, [(faults.KILL, name) for name in cluster.coordinators], count=max(6, KILLS // 4))
+    plan = faults.plan(seed, [(faults.KILL, name) for name in cluster.coordinators], count=max(5, KILLS // 4))
     faults.show(seed, plan)
     trial.start_load(limit=30 * len(plan), seconds=0.5, chunk=4, pause=1.0)
     trial.wait_for_starts(5)

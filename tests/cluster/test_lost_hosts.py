@@ -23,7 +23,7 @@ def trial(lote_cluster, folder):
     # A core each, so that no host carries two of the nodes.
     cluster = lote_cluster(coordinators=3, workers=3, lease=LEASE, cores=1)
     trial = Trial(cluster, folder, nodes=3, slots=1)
-    trial.add(["long-1", "long-2"], seconds=8)
+    trial.add(["long-1", "long-2"], seconds=6)
     trial.wait_for_starts(2)
     return trial
 
@@ -73,6 +73,7 @@ def test_a_host_that_is_cut_off(trial):
     trial.verdict()
 
 
+@pytest.mark.slow
 def test_a_host_that_can_send_but_not_hear(trial):
     """One way is not enough for a lease."""
     worker, at = victim(trial), clock.now()

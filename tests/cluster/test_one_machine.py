@@ -22,7 +22,7 @@ def test_lote_up_is_killed_at_random(machine, folder):
     seed = faults.seed()
     plan = faults.plan(seed, [(faults.KILL, "up")], count=4)
     faults.show(seed, plan)
-    load = trial.start_load(limit=400)
+    load = trial.start_load(limit=200)
     trial.wait_for_starts(5)
     for fault in plan:
         trial.losses += faults.carry_out(machine, fault)

@@ -60,6 +60,7 @@ def test_the_leader_is_cut_off_with_a_host(lote_cluster, folder):
     trial.verdict()
 
 
+@pytest.mark.slow
 def test_the_leader_is_cut_off_from_the_other_coordinators_only(lote_cluster, folder):
     """Its hosts still hear it, but what it says is worth nothing: they go to the new leader with all their tasks."""
     cluster = lote_cluster(coordinators=3, workers=2, lease=LEASE)
