@@ -266,7 +266,10 @@ impl Cluster {
     pub(super) fn found_alone(&mut self, step: &mut Step, admission: &Admission, number: u64) -> Reply {
         let peer = &admission.peer;
         if admission.role != MemberRole::Coordinator || admission.replaces.is_some() {
-            return Err(refuse(Code::MemberRoleMismatch, "only a coordinator founds, and it replaces nobody"));
+            return Err(refuse(
+                Code::MemberRoleMismatch,
+                "only a coordinator founds, and it replaces nobody",
+            ));
         }
         let known = self.membership.members.get(peer).cloned();
         if let Some(known) = known.as_ref().filter(|known| known.role != MemberRole::Coordinator) {

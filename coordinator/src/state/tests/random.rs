@@ -89,7 +89,10 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
         // A recovery, now and then under a number that was given.
         10 if c.is_multiple_of(8) => {
             let member = (cluster.last_member() + u64::from(a % 3)).saturating_sub(u64::from(c % 3));
-            Action::CoordinatorFounded { admission: Box::new(crate::state::testing::coordinator(&coordinator)), member }
+            Action::CoordinatorFounded {
+                admission: Box::new(crate::state::testing::coordinator(&coordinator)),
+                member,
+            }
         }
         9 | 10 => Action::MemberRemove { peer: coordinator },
         _ => {
