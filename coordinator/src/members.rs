@@ -198,7 +198,7 @@ impl Keeper {
 
     /// A state that does not know this coordinator is behind; until it has caught up, what was told at joining holds.
     fn refresh(&self) {
-        let members = self.engine.read(|cluster| look(cluster));
+        let members = self.engine.read(look);
         if members.iter().any(|member| member.peer == self.seat.own.peer) {
             self.publisher.publish(members);
         }
