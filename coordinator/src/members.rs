@@ -120,10 +120,27 @@ pub async fn found(
     if let Some(member) = alone.filter(|_| known != alone) {
         let admission = Box::new(own.clone());
         engine.propose(keys::CLUSTER, Action::CoordinatorFounded { admission, member }).await??;
+        if config.joinable.is_none() {
+            forget_workers(engine, &config.admit).await?;
+        }
     }
     for admission in std::iter::once(&own).chain(&config.admit) {
         let admission = Box::new(admission.clone());
         engine.propose(keys::CLUSTER, Action::MemberAdmit { token: None, admission }).await??;
+    }
+    Ok(())
+}
+
+/// An embedded cluster that was restored has workers of its own: nobody can bring back those that the state names, and
+/// their nodes would keep the pools' places for ever.
+async fn forget_workers(engine: &Engine, own: &[Admission]) -> Result<(), Error> {
+    let is_own = |peer: &str| own.iter().any(|admission| admission.peer == peer);
+    let gone: Vec<String> = engine.read(|cluster| {
+        let workers = cluster.members().filter(|record| record.role == MemberRole::Worker);
+        workers.map(|record| record.peer.clone()).filter(|peer| !is_own(peer)).collect()
+    });
+    for peer in gone {
+        engine.propose(keys::CLUSTER, Action::MemberRemove { peer }).await??;
     }
     Ok(())
 }

@@ -93,6 +93,8 @@ def test_who_gets_nothing(members):
     assert "not copied whole" in members.refused("stranger", "--join", good[:-3])
     # For the other role.
     assert "for a coordinator" in members.refused("stranger", "--join", members.token("--role", "coordinator"))
+    code, said = members.run("coordinator", "--data-dir", str(members.data("c2")), "--join", good)
+    assert code != 0 and "the token is for a worker" in said
     # Expired by the cluster's clock.
     short = members.token("--expires", "1s")
     states = lambda: {token["state"] for token in members.operate("token", "list")["tokens"]}  # noqa: E731

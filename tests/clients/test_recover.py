@@ -105,6 +105,9 @@ def folders():
 
     yield make
     for cluster in made:
+        if cluster.process is not None:
+            folder = ["--data-dir", str(cluster.data_dir)]
+            print(cluster.log_tail(), *(run(*words, *folder)[1] for words in (["inspect", "pool", "p"], ["status"])))
         cluster.remove()
 
 
@@ -140,10 +143,13 @@ def test_an_embedded_cluster_is_recovered_and_restored_with_its_workers(folders,
         runs_tasks(sdk)
         first.stop()
 
-    # Restored elsewhere, it has workers of its own; the pool fills up with them once the lease of the others is over.
+    # Restored elsewhere, it has workers of its own, and the pool fills up with them.
     second = folders("second")
     said_as_json("restore", str(tmp_path / "backup"), "--data-dir", str(second.data_dir))
     sdk = sdk_module.load(second.start())
     assert coordinators(second) == [2]
+    ready_nodes(sdk, "p", 2)
     runs_tasks(sdk)
+    listed = said_as_json("host", "list", "--data-dir", str(second.data_dir))["members"]
+    assert sorted(member["name"] for member in listed) == ["coordinator", "worker-0", "worker-1"]
     second.stop()

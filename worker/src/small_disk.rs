@@ -16,7 +16,8 @@ impl SmallDisk {
     pub fn mount(kib: u32) -> Option<SmallDisk> {
         let directory = tempfile::tempdir().unwrap();
         let size = format!("size={kib}k");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(SmallDisk { directory });
         }
