@@ -28,6 +28,7 @@ use super::applier::Position;
 use super::clock::{ClockCore, Time};
 use super::due::{Due, Read};
 use super::forward::{EngineAnswer, EngineQuestion, Forwarded};
+use super::room::Gate;
 use super::transport::{Links, peer_of};
 use super::types::{COMMANDS_MAX, Member, MemberId, Payload, Types};
 use super::waiting::{Item, Waiting};
@@ -116,6 +117,8 @@ pub struct Driver<C: Types> {
     due: Vec<Due>,
     /// Not before then is a leader asked again that did not answer.
     retry_at: Option<Instant>,
+    /// Closed while the disk has no room for entries; `None`: nobody looks.
+    gate: Option<Gate>,
 }
 
 impl<C: Types> Driver<C> {
@@ -131,7 +134,15 @@ impl<C: Types> Driver<C> {
             question: None,
             due: Vec::new(),
             retry_at: None,
+            gate: None,
         }
+    }
+
+    /// Asks here before it makes an entry.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Gate) -> Driver<C> {
+        self.gate = Some(gate);
+        self
     }
 
     /// Serves the queue until it is closed, `stop` turns true, or Raft fails. What waits then is told so.
@@ -252,6 +263,10 @@ impl<C: Types> Driver<C> {
         let place = self.place(metrics);
         self.give_up_on_other_places(place);
         self.fence();
+        let is_full = || self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        if matches!(place, Place::Here(_)) && !self.waiting.is_empty() && is_full() {
+            self.waiting.refuse_all();
+        }
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }

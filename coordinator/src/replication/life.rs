@@ -10,10 +10,11 @@ use super::log::{self, Log};
 use super::log_store::LogStore;
 use super::machine::Machine;
 use super::replica::Replica;
+use super::room::Gate;
 use super::state_machine::StateMachine;
 use super::transport::{Links, Transport};
 use super::types::{self, MemberId, TypeConfig};
-use super::{Config, Error, Start, failover, serve};
+use super::{Config, Error, Start, failover, room, serve};
 use crate::engine::Request;
 use crate::leadership::Leadership;
 use lote_shared::model::Timestamp;
@@ -117,11 +118,14 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                     leadership: publish,
                     give_up_after: driver::GIVE_UP_AFTER,
                 });
+                let (has_room, gate) = Gate::new(&config.folder);
+                let driver = driver.with_gate(gate.clone());
+                tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room));
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
                 let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
-                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward));
+                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward, gate));
                 if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
@@ -153,12 +157,13 @@ fn meet_others(
     raft: &Raft<TypeConfig>,
     links: Arc<Links>,
     forward: mpsc::Sender<Forwarded>,
+    gate: Gate,
 ) -> Result<(), Error> {
     let has_lost: HasLost = {
         let (raft, links) = (raft.clone(), links.clone());
         Arc::new(move |member| failover::has_lost(&raft, &links, member))
     };
-    serve::start(links.network(), raft, forward, has_lost)?;
+    serve::start(links.network(), raft, forward, has_lost, gate)?;
     tokio::spawn(failover::watch(raft.clone(), links.clone()));
     let mut server = raft.server_metrics();
     tokio::spawn(async move {
@@ -180,6 +185,7 @@ fn meet_others(
 /// Everything that reads the disk before Raft starts.
 fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<Opened<M>, Error> {
     let folder = Folder::open(&config.folder)?;
+    room::make_way(&config.folder);
     let known = folder.member()?;
     let member = match (known, start) {
         // Recovered since it joined, a folder has a number beyond all that were given; one that was emptied and joined

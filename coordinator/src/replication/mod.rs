@@ -35,6 +35,7 @@ mod machine;
 pub mod membership;
 pub mod recover;
 mod replica;
+mod room;
 mod serve;
 mod snapshot;
 mod state_machine;

@@ -7,6 +7,7 @@
 
 use super::forward::{self, Forwarded, HasLost};
 use super::link;
+use super::room::Gate;
 use super::transfer;
 use super::types::{MemberId, Types};
 use super::wire::{self, RaftAnswer, RaftQuestion};
@@ -24,8 +25,9 @@ pub fn start<C: Types>(
     raft: &Raft<C>,
     driver: mpsc::Sender<Forwarded>,
     has_lost: HasLost,
+    gate: Gate,
 ) -> Result<(), network::Error> {
-    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone()));
+    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), gate));
     tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone()));
     tokio::spawn(accept_engine(network.accept(Protocol::Engine)?, driver, has_lost));
     Ok(())
@@ -39,11 +41,11 @@ fn is_speaker<C: Types>(raft: &Raft<C>, peer: PeerId, member: MemberId) -> bool 
     known.is_none_or(|known| known.peer.is_empty() || known.peer == peer.to_string())
 }
 
-async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>) {
+async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, gate: Gate) {
     while let Some((peer, stream)) = incoming.next().await {
-        let raft = raft.clone();
+        let (raft, gate) = (raft.clone(), gate.clone());
         let serving = async move {
-            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question);
+            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question, &gate);
             if let Err(error) = link::answer_all(stream, AT_ONCE_MAX, answer).await {
                 tracing::debug!(%peer, %error, "a stream of Raft ended");
             }
@@ -52,11 +54,14 @@ async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>) {
     }
 }
 
-async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion) -> RaftAnswer {
+async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, gate: &Gate) -> RaftAnswer {
     let from = question.from();
     if !is_speaker(&raft, peer, from) {
         tracing::warn!(%peer, member = from, "a coordinator spoke as another; not heard");
         return RaftAnswer::Refused(format!("peer `{peer}` is not member {from}"));
+    }
+    if matches!(&question, RaftQuestion::Append { entries, .. } if !entries.is_empty()) && !gate.is_open() {
+        return RaftAnswer::Refused("its disk is full".to_owned());
     }
     let answered = match question {
         RaftQuestion::Append { vote, prev, committed, entries } => {

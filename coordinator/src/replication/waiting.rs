@@ -143,6 +143,15 @@ impl Waiting {
         }
     }
 
+    /// The disk is full: callers come back later, other members ask whoever leads then.
+    pub fn refuse_all(&mut self) {
+        for item in std::mem::take(self).items {
+            if let Item::Own { answer: Some(answer), .. } = item {
+                let _ = answer.send(Err(Unavailable::Busy));
+            }
+        }
+    }
+
     /// Whoever forwarded something here asks whoever leads now.
     pub fn turn_away_forwarded(&mut self) {
         self.drop_unless(|item| matches!(item, Item::Own { .. }));

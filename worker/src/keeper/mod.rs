@@ -34,7 +34,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -500,17 +500,17 @@ impl Keeper {
 
     fn signal_tree(&self, owners: &[tree::Owner], key: &str, signal: i32) {
         let Some(signal) = rustix::process::Signal::from_named_raw(signal) else { return };
-        let members = self.members(owners);
+        let members = self.members(&tree::processes(), owners);
         for (id, process) in members.by_key.get(key).into_iter().flatten() {
             tree::signal(*id, process, signal);
         }
     }
 
-    /// Looks through `/proc` for the processes of these attempts.
-    fn members(&self, owners: &[tree::Owner]) -> tree::Members {
+    /// Which of these processes belong to these attempts.
+    fn members(&self, processes: &BTreeMap<u32, tree::Process>, owners: &[tree::Owner]) -> tree::Members {
         let prefix = format!("{}/", self.id);
         let marker = |id| tree::marker(id)?.strip_prefix(&prefix).map(str::to_owned);
-        tree::attribute(std::process::id(), &tree::processes(), owners, marker)
+        tree::attribute(std::process::id(), processes, owners, marker)
     }
 
     fn run_writer(&self, number: u64, mut stream: UnixStream) {

@@ -34,8 +34,10 @@ const TICK_MS: u64 = 10;
 #[derive(Debug, Clone)]
 pub struct Owner {
     pub key: String,
-    /// Main process; its entry may be gone already.
-    pub main: u32,
+    /// Main process, which may be gone already; `None` while it is being started, when the only sign of it is the
+    /// marker, and not even that before its program is in place.
+    pub main: Option<u32>,
+    /// When it was asked for, so no later than it started.
     pub started_ms: u64,
 }
 
@@ -86,7 +88,8 @@ pub struct Members {
     pub ownerless: Vec<(u32, Process)>,
 }
 
-/// Attributes every descendant of `keeper`. `owners` are all attempts the keeper has not yet found finished.
+/// Attributes every descendant of `keeper`. `owners` are all attempts the keeper has not yet found finished, those
+/// being started among them, and are looked up *after* `processes` were: whatever was found living has its owner there.
 /// `marker_of` reads the attempt key from a process's environment.
 pub fn attribute(
     keeper: u32,
@@ -98,7 +101,8 @@ pub fn attribute(
     for (id, process) in processes {
         children.entry(process.parent).or_default().push(*id);
     }
-    let by_main: BTreeMap<u32, &Owner> = owners.iter().map(|owner| (owner.main, owner)).collect();
+    let by_main: BTreeMap<u32, &Owner> =
+        owners.iter().filter_map(|owner| Some((owner.main?, owner))).collect();
     let keys: BTreeSet<&str> = owners.iter().map(|owner| owner.key.as_str()).collect();
     let mut members = Members::default();
     for root in children.get(&keeper).into_iter().flatten() {
@@ -187,6 +191,8 @@ mod tests {
     }
 
     const KEEPER: u32 = 100;
+    /// Stands for the main process of an attempt that is being started.
+    const STARTING: u32 = 0;
 
     /// `(id, parent, session, start in ms, marker)` of each process; who owns whom.
     fn check(
@@ -204,7 +210,11 @@ mod tests {
             .collect();
         let owners: Vec<Owner> = owners
             .iter()
-            .map(|(key, main, started_ms)| Owner { key: (*key).into(), main: *main, started_ms: *started_ms })
+            .map(|(key, main, started_ms)| Owner {
+                key: (*key).into(),
+                main: (*main != STARTING).then_some(*main),
+                started_ms: *started_ms,
+            })
             .collect();
         let marker = |id| {
             let row = rows.iter().find(|row| row.0 == id)?;
@@ -246,6 +256,15 @@ mod tests {
             &[("A", &[10, 32, 33]), ("B", &[20, 30]), ("C", &[31])],
             &[],
         );
+    }
+
+    #[test]
+    fn what_is_being_started_is_nobody_elses() {
+        let owners = [("A", 10, 500), ("B", STARTING, 690)];
+        // Before its program is in place it has no marker, and may be a stray of A as well.
+        check(&[(20, KEEPER, 20, 700, "")], &owners, &[], &[]);
+        check(&[(20, KEEPER, 20, 700, "B")], &owners, &[("B", &[20])], &[]);
+        check(&[(20, KEEPER, 20, 700, "")], &owners[1..], &[("B", &[20])], &[]);
     }
 
     #[test]

@@ -21,12 +21,14 @@ const DEADLINE_GRACE_MS: u64 = 200;
 /// A process that survives SIGKILL this long is stuck in the kernel; the attempt is reported with it.
 const UNKILLABLE_AFTER_MS: u64 = 10_000;
 
-/// The attempts whose processes can be looked for.
+/// The attempts that processes may belong to.
 pub(super) fn owners(table: &Table) -> Vec<tree::Owner> {
-    let owner = |(key, entry): (&String, &super::table::Entry)| {
-        Some(tree::Owner { key: key.clone(), main: entry.main?, started_ms: entry.started_ms })
+    let owner = |(key, entry): (&String, &super::table::Entry)| tree::Owner {
+        key: key.clone(),
+        main: entry.main,
+        started_ms: entry.started_ms,
     };
-    table.entries.iter().filter_map(owner).collect()
+    table.entries.iter().map(owner).collect()
 }
 
 pub(super) fn run(keeper: &Arc<Keeper>) {
@@ -60,9 +62,10 @@ pub(super) fn run(keeper: &Arc<Keeper>) {
             keeper.warden.wait_for(&mut state, Duration::from_millis(wait_ms));
             continue;
         }
-        let owners = owners(&state.table);
         drop(state);
-        let members = keeper.members(&owners);
+        let processes = tree::processes();
+        let owners = owners(&keeper.lock().table);
+        let members = keeper.members(&processes, &owners);
         for (id, process) in &members.ownerless {
             tree::signal(*id, process, Signal::KILL);
         }

@@ -299,3 +299,60 @@ async fn commands_that_are_too_large_are_refused_at_the_door() {
     running.add("y").await.unwrap().unwrap();
     running.shutdown().await;
 }
+
+/// A tmpfs, mounted until this is dropped; `None` where this process may not mount.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Process::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(folder.path());
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        eprintln!("SKIPPED: a small disk cannot be mounted here; it takes root");
+        None
+    }
+
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.path().join("filler")).unwrap();
+        while filler.write_all(&[7; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Process::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_nothing_but_writes_and_they_go_on_with_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let folder = disk.0.path().join("member");
+    let running = start(config(&folder)).await.unwrap();
+    running.add("before").await.unwrap().unwrap();
+    let ballast = folder.join("ballast");
+    for round in 0..3 {
+        wait_until(&running, |_| ballast.exists()).await;
+        disk.fill();
+        assert_eq!(running.add("full").await, Err(Unavailable::Busy), "round {round}");
+        wait_until(&running, |_| !ballast.exists()).await;
+        for _ in 0..20 {
+            assert_eq!(running.add("full").await, Err(Unavailable::Busy), "round {round}");
+        }
+        running.engine.linearize().await.unwrap();
+        disk.make_room();
+        wait_until(&running, |_| ballast.exists()).await;
+        running.add(&format!("after{round}")).await.unwrap().unwrap();
+        assert_eq!(running.replica.status().stopped, None);
+    }
+    let names = running.shutdown().await;
+    assert_eq!(names.keys().collect::<Vec<_>>(), ["after0", "after1", "after2", "before"]);
+    assert!(!ballast.exists(), "nothing of it is left");
+}
