@@ -150,7 +150,7 @@ mod tests {
             ("warn", &["openraft=off", "warn"][..]),
             ("debug,lote_worker=info", &["openraft=off", "lote_worker=info", "debug"]),
             ("info,openraft::core=debug", &["openraft::core=debug", "info"]),
-            ("warn, openraft=error", &["openraft=error", "warn"]),
+            ("warn,openraft=error", &["openraft=error", "warn"]),
             ("", &["openraft=off", "warn"]),
             ("no=such=filter", &["openraft=off", "warn"]),
         ] {
