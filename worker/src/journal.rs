@@ -143,7 +143,7 @@ mod tests {
         }
         journal.append(&["short".to_owned()]).unwrap();
         disk.make_room();
-        journal.append(&[long.clone()]).unwrap();
+        journal.append(std::slice::from_ref(&long)).unwrap();
         let (_, found) = Journal::<String>::open(&path).unwrap();
         assert_eq!(found, ["first".to_owned(), "short".to_owned(), long]);
     }

@@ -210,7 +210,10 @@ mod tests {
         assert_eq!(clock.patience(5, LEASE_MS), 30_000, "there was none yet");
         clock.asked(1_000);
         clock.renewed(&lease(1_000, LEASE_MS));
-        assert_eq!([1_000, 30_999, 31_000, 99_000].map(|now| clock.patience(now, LEASE_MS)), [30_000, 1, 0, 0]);
+        assert_eq!(
+            [1_000, 30_999, 31_000, 99_000].map(|now| clock.patience(now, LEASE_MS)),
+            [30_000, 1, 0, 0]
+        );
         // A leader that has lost its quorum grants what is left, which does not count.
         clock.asked(25_000);
         clock.renewed(&lease(25_000, 37_000));
