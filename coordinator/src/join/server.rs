@@ -48,7 +48,9 @@ impl Doors {
             };
             self.engine.read(others)
         };
-        if replica.can_do_with(staying, LEAVE_WITHIN).await {
+        // Where nobody would stay there is nothing to wait for: the state refuses to lose its last coordinator.
+        let is_last = self.engine.read(|cluster| cluster.coordinators().all(|member| member.peer == peer));
+        if is_last || replica.can_do_with(staying, LEAVE_WITHIN).await {
             return Ok(());
         }
         let why = "those who would stay are no majority of the coordinators that vote now; try again when `lote status` \
