@@ -243,7 +243,7 @@ impl<C: Types> Driver<C> {
             self.parts.clock.observe(reached.now, self.parts.time.read());
         }
         self.answer_due(reached);
-        let led = reign_led(metrics);
+        let led = reign_led(metrics).filter(|_| !self.steps_back(metrics));
         if self.settled.is_some() && self.settled != led {
             self.settled = None;
             self.waiting.turn_away_forwarded();
@@ -315,6 +315,13 @@ impl<C: Types> Driver<C> {
         self.waiting.fence(led);
         let is_past = |read: &mut Read| read.term.is_some() && read.term != led;
         self.reads.extract_if(.., is_past).for_each(Read::refuse);
+    }
+
+    /// Whether this member should not lead for want of room. Not even reads are answered then: each would be a sign of
+    /// life, and keep the others from electing one of them.
+    fn steps_back(&self, metrics: &Metrics) -> bool {
+        let is_full = self.gate.as_ref().is_some_and(Gate::is_told_full);
+        is_full && metrics.membership_config.membership().voter_ids().count() > 1
     }
 
     /// Puts an entry that carries nothing but the time into the log.

@@ -94,6 +94,11 @@ impl Gate {
         (sender, Gate { folder: folder.to_owned(), has_room })
     }
 
+    /// Whether the last look found too little.
+    pub fn is_told_full(&self) -> bool {
+        !*self.has_room.borrow()
+    }
+
     /// Whether an entry may be written now. Looks at the disk as well: it may have been filled since the last look.
     pub fn is_open(&self) -> bool {
         let is_low = |(free, total)| !next(true, free, Limits::of(total));
