@@ -5,11 +5,12 @@
 //! to have ended: the node reported its end, gave it back unstarted, or its lease is over.
 
 use super::cluster::{Cluster, Event};
+use super::exits::{FinalEnd, consequence};
 use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::{RECORDS_MAX, Step};
 use lote_shared::model::{
-    AttemptOutcome, AttemptRef, FailureInfo, JobState, NodeKey, TaskKey, TaskResult, Timestamp,
+    AttemptOutcome, AttemptRef, DependencyAction, ExitJobAction, FailureInfo, JobState, NodeKey, TaskKey, TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
 use std::collections::BTreeMap;
@@ -70,6 +71,7 @@ struct Completion {
     exit_code: Option<i32>,
     failure: Option<FailureInfo>,
     ending: Option<Ending>,
+    end: FinalEnd,
 }
 
 fn judge(task: &TaskRecord, end: &AttemptEnd, started: bool) -> Verdict {
@@ -296,8 +298,9 @@ impl Cluster {
         }
         match verdict {
             Verdict::Complete { exit_code, failure } => {
-                let done = Completion { at: end.at, exit_code, failure, ending: None };
-                self.complete(step, key, began, done, true);
+                let how = FinalEnd::from(&end.outcome);
+                let done = Completion { at: end.at, exit_code, failure, ending: None, end: how };
+                self.complete(step, key, began, done);
             }
             Verdict::Retry => self.retry(step, key, began),
             Verdict::Again { requeued, fault } => {
@@ -348,15 +351,8 @@ impl Cluster {
         });
     }
 
-    /// Completes a task. `job_action` = its failure may end its job (spec §6.2).
-    fn complete(
-        &mut self,
-        step: &mut Step,
-        key: TaskKey,
-        began: Option<Timestamp>,
-        done: Completion,
-        job_action: bool,
-    ) {
+    /// Completes a task, and has its job and those that depend on it hear of it.
+    fn complete(&mut self, step: &mut Step, key: TaskKey, began: Option<Timestamp>, done: Completion) {
         let now = step.now;
         let result = if done.failure.is_none() { TaskResult::Success } else { TaskResult::Failure };
         let Some(job) = self.tasks.get(key).map(|task| task.job) else { return };
@@ -369,14 +365,21 @@ impl Cluster {
             task.internal_faults = 0;
             task.ending = done.ending;
         });
-        if job_action && result == TaskResult::Failure {
-            step.failed.insert(job);
+        let ties = self.jobs.get(&job).and_then(|job| job.dependencies.ties(key));
+        let conditions = ties.and_then(|ties| ties.exit_conditions.as_ref());
+        let follows = consequence(conditions, done.end);
+        if follows.job > ExitJobAction::None {
+            let action = step.exits.entry(job).or_insert(follows.job);
+            *action = follows.job.max(*action);
+        }
+        if follows.dependency == DependencyAction::Satisfy {
+            self.satisfy(step, job, key);
         }
     }
 
     /// Ends a task for good because somebody asked. An attempt on a node is closed: the record is final at once, and
     /// no other attempt is given out until the node confirmed.
-    pub(super) fn end_task(&mut self, step: &mut Step, key: TaskKey, job_action: bool) {
+    pub(super) fn end_task(&mut self, step: &mut Step, key: TaskKey, end: FinalEnd) {
         let Some(task) = self.tasks.get(key) else { return };
         let (node, attempt) = (task.held_by(), task.attempt_ref());
         let was_closed = task.ending == Some(Ending::Closed);
@@ -385,8 +388,9 @@ impl Cluster {
             exit_code: None,
             failure: Some(FailureInfo::ended_by_user()),
             ending: node.map(|_| Ending::Closed),
+            end,
         };
-        self.complete(step, key, None, done, job_action);
+        self.complete(step, key, None, done);
         if let Some(node) = node.filter(|_| !was_closed) {
             step.event(Event::Kill { node, attempt, reason: KillReason::Ended });
         }

@@ -9,6 +9,7 @@
 use super::blobs::Blobs;
 use super::command::{Action, CursorKey};
 use super::cursors::CursorRecord;
+use super::dependencies::StoredTie;
 use super::idempotency::Answers;
 use super::index::{Account, Deadline, Host, Job, Node, Pool, Standing};
 use super::members::Membership;
@@ -213,7 +214,9 @@ impl Cluster {
             Action::JobDelete { job, condition, force: _ } => self.delete_job(step, job, condition),
             Action::JobExpire { job } => self.expire_job(step, *job),
             Action::JobCheckComplete { job } => self.check_empty_job(step, *job),
-            Action::TasksAdd { job, tasks } => self.add_tasks(step, job, tasks),
+            Action::TasksAdd { job, tasks } => {
+                self.add_tasks(step, job, tasks.iter().map(|task| (task, None)))
+            }
             Action::TaskPut { job, task, condition, max_wall_clock, retention, max_retry_count } => {
                 let limits = (*max_wall_clock, *retention, *max_retry_count);
                 self.put_task(step, job, task, condition, limits)
@@ -255,14 +258,19 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
+            Action::TiedTasksAdd { job, tasks } => {
+                self.add_tasks(step, job, tasks.iter().map(|(task, ties)| (task, Some(ties))))
+            }
         }
     }
 
     /// Draws the consequences for everything that was touched, until nothing more follows.
     fn settle(&mut self, step: &mut Step) {
         loop {
-            if let Some(job) = step.failed.pop_first() {
-                self.end_failed_job(step, job);
+            if let Some((job, action)) = step.exits.pop_first() {
+                self.exit_job(step, job, action);
+            } else if let Some(job) = step.deliveries.pop_first() {
+                self.settle_deliveries(step, job);
             } else if let Some(job) = step.jobs.pop_first() {
                 self.settle_job(step, job);
             } else if let Some(node) = step.nodes.pop_first() {
@@ -336,6 +344,9 @@ impl Cluster {
         let after = Standing::of(task);
         let job = task.job;
         step.put(keys::task(task.account, key), &*task);
+        if before.dependent && !after.dependent {
+            self.unwatch(job, key);
+        }
         self.move_standing(key, job, Some(before), Some(after));
         self.touch_around(step, job, before.held.map(|(node, _)| node), after.held.map(|(node, _)| node));
     }
@@ -384,6 +395,7 @@ impl Cluster {
         let mut jobs: BTreeMap<JobKey, Job> = BTreeMap::new();
         let mut pool_cold = BTreeMap::new();
         let mut job_cold = BTreeMap::new();
+        let mut ties = Vec::new();
         for (key, value) in rows {
             let row = Row { key: &key, value: &value };
             let (account, table, rest) = keys::split(&key).ok_or_else(|| row.error("no such table"))?;
@@ -443,6 +455,9 @@ impl Cluster {
                 keys::Table::Membership => {
                     cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
                 }
+                keys::Table::TaskTies | keys::Table::Satisfied | keys::Table::Delivery => {
+                    ties.push(StoredTie::read(table, rest, &value).map_err(|why| row.error(why))?);
+                }
                 keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
             }
         }
@@ -456,6 +471,9 @@ impl Cluster {
         for (key, mut job) in jobs {
             job.cold = job_cold.remove(&key).unwrap_or_default();
             cluster.enter_job(job)?;
+        }
+        for tie in ties {
+            cluster.load_tie(tie)?;
         }
         cluster.enter_tasks()?;
         Ok(cluster)
@@ -471,6 +489,9 @@ impl Cluster {
                 )));
             };
             record.tasks.insert(id, key);
+            if standing.dependent {
+                self.enter_dependent(job, key)?;
+            }
             self.move_standing(key, job, None, Some(standing));
         }
         for job in self.jobs.keys().copied().collect::<Vec<_>>() {

@@ -10,7 +10,7 @@ use super::records::Endpoints;
 use lote_shared::model::{
     AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
-    StartTaskInfo, TaskConstraints, TaskId, TaskSpec, Timestamp,
+    StartTaskInfo, TaskConstraints, TaskId, TaskSpec, TaskTies, Timestamp,
 };
 use lote_shared::model::{AllTasksAction, BootId, JobKey, MemberRole, TokenId};
 use lote_shared::protocol::codec;
@@ -115,6 +115,8 @@ pub enum CursorKey {
     Pool(PoolKey),
     /// A node that goes away: its attempts are requeued or ended.
     Node(NodeKey),
+    /// Tasks of a job that are to hear that what they wait for is satisfied.
+    Deliveries(JobKey),
 }
 
 /// Every change there is. Grows only at the end.
@@ -334,6 +336,11 @@ pub enum Action {
     CoordinatorFounded {
         admission: Box<Admission>,
         member: u64,
+    },
+    /// As [`Action::TasksAdd`], for tasks of which at least one is tied to others.
+    TiedTasksAdd {
+        job: JobId,
+        tasks: Vec<(TaskAdd, TaskTies)>,
     },
 }
 

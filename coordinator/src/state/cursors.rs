@@ -6,6 +6,7 @@
 
 use super::cluster::{Cluster, Event};
 use super::command::CursorKey;
+use super::exits::FinalEnd;
 use super::keys;
 use super::records::{Ending, TaskPlace};
 use super::reply::{Outcome, Reply};
@@ -40,6 +41,8 @@ pub(super) enum Work {
     /// Nodes that still wait for their tasks stay.
     PoolKeepNodes,
     Node(NodeWork),
+    /// Tasks hear of what was satisfied.
+    Deliver,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +86,7 @@ impl Cluster {
     }
 
     /// Runs a slice; keeps the cursor if the budget ended first.
-    fn advance(&mut self, step: &mut Step, mut record: CursorRecord) {
+    pub(super) fn advance(&mut self, step: &mut Step, mut record: CursorRecord) {
         let done = match (record.key, record.work) {
             (CursorKey::Job(job), _) => self.job_slice(step, job, &mut record.position),
             (CursorKey::Pool(pool), work) => self.pool_slice(step, pool, work, &mut record.position),
@@ -91,6 +94,7 @@ impl Cluster {
                 self.node_slice(step, node, work, &mut record.position)
             }
             (CursorKey::Node(_), _) => true,
+            (CursorKey::Deliveries(job), _) => self.deliver(step, job),
         };
         if done {
             self.drop_cursor(step, record.key);
@@ -113,6 +117,7 @@ impl Cluster {
             (CursorKey::Pool(pool), _) => {
                 step.pools.insert(pool);
             }
+            (CursorKey::Deliveries(_), _) => {}
             (CursorKey::Node(node), Work::Node(NodeWork::Gone)) => self.remove_node(step, node),
             (CursorKey::Node(node), _) => {
                 step.nodes.insert(node);
@@ -140,7 +145,7 @@ impl Cluster {
                 }
                 self.remove_task(step, task);
             }
-            return true;
+            return self.forget_satisfied(step, key);
         }
         for task in Self::next_of(&job.held, *position, step.budget) {
             if !step.spend() {
@@ -149,8 +154,8 @@ impl Cluster {
             match (state, option) {
                 (JobState::Disabling, DisableTasks::Wait) => self.recall_task(step, task),
                 (JobState::Disabling, DisableTasks::Requeue) => self.want_back(step, task, Ending::Requeue),
-                (JobState::Disabling, DisableTasks::Terminate) => self.end_if_running(step, task, true),
-                (JobState::Terminating, _) => self.end_if_running(step, task, false),
+                (JobState::Disabling, DisableTasks::Terminate) => self.end_if_running(step, task, FinalEnd::Stopped),
+                (JobState::Terminating, _) => self.end_if_running(step, task, FinalEnd::Ended),
                 _ => return true,
             }
             *position = task.0;
@@ -190,7 +195,7 @@ impl Cluster {
                     self.want_back(step, task, Ending::Requeue);
                 }
                 (NodeWork::Leaving, Some(DeallocationOption::Terminate)) => {
-                    self.end_if_running(step, task, true);
+                    self.end_if_running(step, task, FinalEnd::Stopped);
                 }
                 (NodeWork::Leaving, Some(_)) => self.recall_task(step, task),
                 (NodeWork::Leaving, None) => return true,
@@ -208,9 +213,9 @@ impl Cluster {
     }
 
     /// Ends a running task for good; one that was not seen to start goes back to the queue.
-    fn end_if_running(&mut self, step: &mut Step, key: TaskKey, job_action: bool) {
+    fn end_if_running(&mut self, step: &mut Step, key: TaskKey, end: FinalEnd) {
         match self.tasks.get(key).map(|task| task.place) {
-            Some(TaskPlace::Running { .. }) => self.end_task(step, key, job_action),
+            Some(TaskPlace::Running { .. }) => self.end_task(step, key, end),
             Some(TaskPlace::Assigned { .. }) => self.want_back(step, key, Ending::Requeue),
             _ => {}
         }

@@ -51,6 +51,7 @@ impl Cluster {
         }
         sink.add(&self.departed);
         for job in self.jobs.values() {
+            sink.add(job.dependencies.shown());
             sink.add((&job.record, &job.cold, &job.tasks, &job.ready, &job.held, job.live, job.used_slots));
         }
         for task in self.tasks.iter() {

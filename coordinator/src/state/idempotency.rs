@@ -78,6 +78,10 @@ impl Answers {
         match (answer, &command.action) {
             (Answer::Whole(reply), _) => Some(reply.clone()),
             (Answer::Added { first, refused }, Action::TasksAdd { tasks, .. }) => {
+                Some(Ok(Outcome::TasksAdded(expand(*first, refused, tasks.iter()))))
+            }
+            (Answer::Added { first, refused }, Action::TiedTasksAdd { tasks, .. }) => {
+                let tasks = tasks.iter().map(|(task, _)| task);
                 Some(Ok(Outcome::TasksAdded(expand(*first, refused, tasks))))
             }
             // The key was drawn twice for different commands; both were meant.
@@ -140,10 +144,10 @@ fn compact(reply: &Reply) -> Answer {
     Answer::Added { first, refused }
 }
 
-fn expand(
+fn expand<'a>(
     first: Version,
     refused: &[(u32, Refusal)],
-    tasks: &[TaskAdd],
+    tasks: impl ExactSizeIterator<Item = &'a TaskAdd>,
 ) -> Vec<(lote_shared::model::TaskId, Result<Version, Refusal>)> {
     let mut version = first;
     let mut refused = refused.iter().peekable();

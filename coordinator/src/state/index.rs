@@ -4,6 +4,7 @@
 //! a record compares its standing before and after and moves the entries that differ, so nothing here is stored and
 //! [`super::Cluster::load`] rebuilds it by entering every record once.
 
+use super::dependencies::Dependencies;
 use super::records::{AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts};
 use super::records::{TaskPlace, TaskRecord};
 use lote_shared::model::{
@@ -179,6 +180,7 @@ pub(super) struct Job {
     pub ready: BTreeMap<u16, BTreeSet<TaskKey>>,
     /// Tasks with an attempt on some node: assigned, running, or closed and not confirmed.
     pub held: BTreeSet<TaskKey>,
+    pub dependencies: Dependencies,
     /// Tasks assigned or running, and their slots.
     pub live: u64,
     pub used_slots: u64,
@@ -196,6 +198,7 @@ impl Job {
             tasks: BTreeMap::new(),
             ready: BTreeMap::new(),
             held: BTreeSet::new(),
+            dependencies: Dependencies::default(),
             live: 0,
             used_slots: 0,
             turn: 0,
@@ -243,6 +246,8 @@ pub(super) struct Standing {
     pub slots: u16,
     pub shown: Shown,
     pub ready: bool,
+    /// Waits for other tasks.
+    pub dependent: bool,
     pub held: Option<(NodeKey, Hold)>,
     pub due: Option<Timestamp>,
 }
@@ -254,11 +259,13 @@ impl Standing {
             slots: task.slots,
             shown: Shown::Active,
             ready: false,
+            dependent: task.place == TaskPlace::Dependent,
             held: task.last_node.filter(|_| closing).map(|node| (node, Hold::Closing)),
             due: None,
         };
         match task.place {
             TaskPlace::Ready => standing.ready = !closing,
+            TaskPlace::Dependent => {}
             // What waits for ever is due never.
             TaskPlace::Waiting { until } => {
                 standing.due = Some(until).filter(|until| *until < Timestamp::MAX)

@@ -9,10 +9,10 @@ use super::index::{Deadline, Job};
 use super::keys;
 use super::pools::merge_echo;
 use super::records::JobRecord;
-use super::reply::{Outcome, Refusal, RefusalCode, Reply};
+use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    AllTasksAction, DisableTasks, JobId, JobKey, JobSpec, JobState, TaskFailureAction, Timestamp,
+    AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, TaskFailureAction, Timestamp,
 };
 
 /// Jobs of one account that are neither completed nor being deleted.
@@ -241,6 +241,10 @@ impl Cluster {
             JobState::Disabling => record.disable_tasks.map_or(tasks, |old| old.max(tasks)),
             _ => tasks,
         };
+        Ok(Outcome::Record(self.begin_disable(step, key, option)))
+    }
+
+    fn begin_disable(&mut self, step: &mut Step, key: JobKey, option: DisableTasks) -> Version {
         let version = self.next_version(step);
         let now = step.now;
         self.change_job(step, key, |record| {
@@ -249,7 +253,7 @@ impl Cluster {
             record.move_to(JobState::Disabling, now);
         });
         self.start_job_cursor(step, key, false);
-        Ok(Outcome::Record(version))
+        version
     }
 
     pub(super) fn enable_job(&mut self, step: &mut Step, id: &JobId, condition: &Condition) -> Reply {
@@ -288,7 +292,7 @@ impl Cluster {
         key: JobKey,
         reason: &str,
         force: bool,
-    ) -> super::reply::Version {
+    ) -> Version {
         let version = self.next_version(step);
         let now = step.now;
         self.change_job(step, key, |record| {
@@ -346,12 +350,23 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    /// A task failed for good in a job that opted in (spec §6.2).
-    pub(super) fn end_failed_job(&mut self, step: &mut Step, key: JobKey) {
+    /// A task ended in a way that is to end or stop its job, if that opted in (spec §6.2).
+    pub(super) fn exit_job(&mut self, step: &mut Step, key: JobKey, action: ExitJobAction) {
         let Some(job) = self.jobs.get(&key) else { return };
         let opted_in = job.record.on_task_failure == TaskFailureAction::PerformExitOptionsJobAction;
-        if opted_in && ended(job.record.state).is_ok() {
-            self.begin_terminate(step, key, REASON_TASK_FAILED, false);
+        if !opted_in || ended(job.record.state).is_err() {
+            return;
+        }
+        match action {
+            ExitJobAction::None => {}
+            ExitJobAction::Terminate => {
+                self.begin_terminate(step, key, REASON_TASK_FAILED, false);
+            }
+            // What disables or is disabled already goes on by its own option.
+            ExitJobAction::Disable if job.record.state == JobState::Active => {
+                self.begin_disable(step, key, DisableTasks::Requeue);
+            }
+            ExitJobAction::Disable => {}
         }
     }
 
@@ -417,6 +432,7 @@ impl Cluster {
 
     fn remove_job(&mut self, step: &mut Step, key: JobKey) {
         self.drop_cursor(step, CursorKey::Job(key));
+        self.drop_cursor(step, CursorKey::Deliveries(key));
         let Some(job) = self.jobs.remove(&key) else { return };
         let record = job.record;
         for deadline in deadlines(&record).into_iter().flatten() {

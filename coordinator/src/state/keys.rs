@@ -2,7 +2,10 @@
 //! are neighbours and rows of counted records are written in order (sled needs that; `docs/dependencies.md`).
 
 use super::command::CursorKey;
-use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskKey, TokenId};
+use super::dependencies::Dependency;
+use lote_shared::model::{
+    AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskId, TaskKey, TokenId,
+};
 
 /// The account of rows that belong to the cluster as a whole.
 pub const CLUSTER: AccountId = AccountId(0);
@@ -28,6 +31,12 @@ pub enum Table {
     Block = 13,
     /// Members, join tokens, and what the cluster is.
     Membership = 14,
+    /// What tasks depend on and what their ends mean.
+    TaskTies = 15,
+    /// What tasks of a job have satisfied.
+    Satisfied = 16,
+    /// Satisfactions on their way to the tasks that wait.
+    Delivery = 17,
     /// Attempts that were not their task's last one.
     PastAttempt = 20,
     /// Written by the replication layer itself: applied position, running hash.
@@ -35,7 +44,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 17] = [
+    pub const ALL: [Table; 20] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -51,6 +60,9 @@ impl Table {
         Table::Blob,
         Table::Block,
         Table::Membership,
+        Table::TaskTies,
+        Table::Satisfied,
+        Table::Delivery,
         Table::PastAttempt,
         Table::Applied,
     ];
@@ -174,8 +186,42 @@ pub fn cursor(cursor: CursorKey) -> Vec<u8> {
         CursorKey::Job(job) => (0, job.0),
         CursorKey::Pool(pool) => (1, pool.0),
         CursorKey::Node(node) => (2, node.0),
+        CursorKey::Deliveries(job) => (3, job.0),
     };
     let mut rest = [tag; 5];
     rest[1..].copy_from_slice(&number.to_be_bytes());
     key(CLUSTER, Table::Cursor, &rest)
+}
+
+pub fn task_ties(account: AccountId, task: TaskKey) -> Vec<u8> {
+    key(account, Table::TaskTies, &task.0.to_be_bytes())
+}
+
+/// Orders as the numbers do.
+fn ordered(number: i32) -> [u8; 4] {
+    (number.cast_unsigned() ^ (1 << 31)).to_be_bytes()
+}
+
+/// The parts one after the other, behind a job.
+fn of_job(account: AccountId, table: Table, job: JobKey, kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut parts = job.0.to_be_bytes().to_vec();
+    parts.push(kind);
+    parts.extend_from_slice(rest);
+    key(account, table, &parts)
+}
+
+/// A run of satisfied integers, by its start.
+pub fn satisfied_run(account: AccountId, job: JobKey, kind: u8, start: i32) -> Vec<u8> {
+    of_job(account, Table::Satisfied, job, kind, &ordered(start))
+}
+
+pub fn satisfied_id(account: AccountId, job: JobKey, id: &TaskId) -> Vec<u8> {
+    of_job(account, Table::Satisfied, job, 2, id.folded().as_bytes())
+}
+
+pub fn delivery(account: AccountId, job: JobKey, dependency: &Dependency) -> Vec<u8> {
+    match dependency {
+        Dependency::Number(number) => of_job(account, Table::Delivery, job, 0, &ordered(*number)),
+        Dependency::Id(id) => of_job(account, Table::Delivery, job, 1, id.folded().as_bytes()),
+    }
 }

@@ -5,17 +5,19 @@
 
 use super::cluster::{Cluster, DepartedNode};
 use super::command::CursorKey;
+use super::dependencies::Dependency;
 use super::index::{Deadline, Job, NodeCounts, NodeLoad};
 use super::records::{
     AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
     AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold,
-    PoolId, PoolKey, PoolState, TaskId, TaskKey, Timestamp,
+    PoolId, PoolKey, PoolState, TaskId, TaskKey, TaskState, TaskTies, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
 
 fn after<K>(position: Option<K>) -> (Bound<K>, Bound<K>) {
     (position.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
@@ -49,6 +51,11 @@ pub enum WaitReason {
     /// Its retry is due then.
     Backoff {
         until: Timestamp,
+    },
+    /// It depends on another task, of which this is known.
+    Dependency {
+        on: Dependency,
+        state: Option<TaskState>,
     },
     /// Older than a task may be to start.
     TooOld,
@@ -91,6 +98,13 @@ impl fmt::Display for WaitReason {
         match self {
             WaitReason::JobNotActive { state } => write!(f, "its job is {}", state.as_str()),
             WaitReason::Backoff { until } => write!(f, "its retry is due at {until}"),
+            WaitReason::Dependency { on, state: None } => write!(f, "it depends on {on}, which is not there"),
+            WaitReason::Dependency { on, state: Some(TaskState::Completed) } => {
+                write!(f, "it depends on {on}, whose end does not satisfy what depends on it")
+            }
+            WaitReason::Dependency { on, state: Some(state) } => {
+                write!(f, "it depends on {on}, which is {}", state.as_str())
+            }
             WaitReason::TooOld => f.write_str("it was added more than 180 days ago"),
             WaitReason::PreviousRunEnding { node } => {
                 write!(f, "node {node} has not confirmed that its previous run has ended")
@@ -339,6 +353,7 @@ impl Cluster {
                 return Some(WaitReason::JobNotActive { state: job.record.state });
             }
             TaskPlace::Waiting { until } => return Some(WaitReason::Backoff { until }),
+            TaskPlace::Dependent => return self.explain_dependency(job, key),
             TaskPlace::Ready => {}
         }
         if let Some(node) = task.held_by() {
@@ -348,6 +363,21 @@ impl Cluster {
             return Some(WaitReason::ParallelLimit { limit: job.record.max_parallel_tasks });
         }
         Some(self.explain_place(job, task.slots))
+    }
+
+    fn explain_dependency(&self, job: &Job, task: TaskKey) -> Option<WaitReason> {
+        let on = job.dependencies.watched(task)?.clone();
+        let id = match &on {
+            Dependency::Id(id) => Some(id.clone()),
+            Dependency::Number(number) => TaskId::new(&number.to_string()).ok(),
+        };
+        let other = id.and_then(|id| job.tasks.get(&id)).and_then(|key| self.task(*key));
+        Some(WaitReason::Dependency { on, state: other.map(TaskRecord::state) })
+    }
+
+    /// What a task is tied to, if to anything.
+    pub fn task_ties(&self, task: &TaskRecord) -> Option<&Arc<TaskTies>> {
+        self.jobs.get(&task.job)?.dependencies.ties(task.key)
     }
 
     fn explain_place(&self, job: &Job, needs: u16) -> WaitReason {

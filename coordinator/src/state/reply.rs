@@ -116,6 +116,7 @@ pub enum RefusalCode {
     InvalidBlobOrBlock,
     InternalError,
     Membership(MembershipCode),
+    TaskDependenciesNotSpecifiedOnJob,
 }
 
 /// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.

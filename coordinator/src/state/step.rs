@@ -2,7 +2,7 @@
 //! at again before it ends.
 
 use super::cluster::{Batch, Event};
-use lote_shared::model::{AccountId, JobKey, NodeKey, PoolKey, Timestamp};
+use lote_shared::model::{AccountId, ExitJobAction, JobKey, NodeKey, PoolKey, Timestamp};
 use lote_shared::protocol::codec;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +19,10 @@ pub(super) struct Step<'a> {
     pub batch: &'a mut Batch,
     /// Records this apply may still touch.
     pub budget: usize,
-    /// Jobs to end because a task of theirs failed.
-    pub failed: BTreeSet<JobKey>,
+    /// Jobs that end or stop because of how a task of theirs ended.
+    pub exits: BTreeMap<JobKey, ExitJobAction>,
+    /// Jobs in which something was satisfied that tasks wait for.
+    pub deliveries: BTreeSet<JobKey>,
     /// Records whose rules are to be looked at again before the apply ends.
     pub jobs: BTreeSet<JobKey>,
     pub nodes: BTreeSet<NodeKey>,
@@ -41,7 +43,8 @@ impl<'a> Step<'a> {
             account,
             batch,
             budget: RECORDS_MAX,
-            failed: BTreeSet::new(),
+            exits: BTreeMap::new(),
+            deliveries: BTreeSet::new(),
             jobs: BTreeSet::new(),
             nodes: BTreeSet::new(),
             pools: BTreeSet::new(),

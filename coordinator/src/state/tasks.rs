@@ -3,13 +3,15 @@
 
 use super::cluster::{Cluster, Event};
 use super::command::{Condition, TaskAdd};
+use super::exits::FinalEnd;
 use super::index::Standing;
 use super::keys;
-use super::records::{TaskPlace, TaskRecord};
+use super::records::{JobRecord, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    Attempt, JobId, JobKey, JobState, NodeKey, Span, TaskConstraints, TaskId, TaskKey, TaskResult,
+    Attempt, ExitOptions, JobId, JobKey, JobState, NodeKey, Span, TaskConstraints, TaskFailureAction, TaskId,
+    TaskKey, TaskResult, TaskTies,
 };
 use lote_shared::protocol::host::{KillReason, TaskDirectory};
 
@@ -19,15 +21,20 @@ pub const TASKS_PER_ADD_MAX: usize = 100;
 const AFFINITY_PREFIX: &str = "TVM:";
 
 impl Cluster {
-    pub(super) fn add_tasks(&mut self, step: &mut Step, job: &JobId, tasks: &[TaskAdd]) -> Reply {
+    pub(super) fn add_tasks<'a>(
+        &mut self,
+        step: &mut Step,
+        job: &JobId,
+        tasks: impl ExactSizeIterator<Item = (&'a TaskAdd, Option<&'a TaskTies>)>,
+    ) -> Reply {
         if tasks.len() > TASKS_PER_ADD_MAX {
             let detail = format!("{} tasks in one add; the limit is {TASKS_PER_ADD_MAX}", tasks.len());
             return Err(Refusal::new(RefusalCode::InvalidPropertyValue).because(detail));
         }
         let key = self.job_takes_tasks(step, job)?;
         let mut results = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            let result = self.add_task(step, key, task);
+        for (task, ties) in tasks {
+            let result = self.add_task(step, key, task, ties);
             results.push((task.spec.id.clone(), result));
         }
         let graced = self.jobs.get(&key).is_some_and(|job| job.record.empty_grace_until.is_some());
@@ -37,17 +44,27 @@ impl Cluster {
         Ok(Outcome::TasksAdded(results))
     }
 
-    fn add_task(&mut self, step: &mut Step, job_key: JobKey, task: &TaskAdd) -> Result<Version, Refusal> {
+    fn add_task(
+        &mut self,
+        step: &mut Step,
+        job_key: JobKey,
+        task: &TaskAdd,
+        ties: Option<&TaskTies>,
+    ) -> Result<Version, Refusal> {
         let affinity = self.named_node(job_key, &task.spec.affinity_id);
         let job = self.jobs.get_mut(&job_key).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
         if job.tasks.contains_key(&task.spec.id) {
             return Err(RefusalCode::TaskExists.into());
+        }
+        if let Some(ties) = ties {
+            check_ties(&job.record, ties)?;
         }
         let constraints = task.constraints(&job.record.constraints);
         self.meta.last_task = self.meta.last_task.next();
         let key = self.meta.last_task;
         job.tasks.insert(task.spec.id.clone(), key);
         let version = self.next_version(step);
+        let place = self.tie_task(step, job_key, key, ties);
         let record = TaskRecord {
             key,
             account: step.account,
@@ -55,7 +72,7 @@ impl Cluster {
             id: task.spec.id.clone(),
             version,
             created: step.now,
-            place: TaskPlace::Ready,
+            place,
             state_changed: step.now,
             previous_state: None,
             slots: task.slots.max(1),
@@ -155,7 +172,7 @@ impl Cluster {
         let key = task.key;
         let version = self.next_version(step);
         self.change_task(step, key, |task| task.version = version);
-        self.end_task(step, key, false);
+        self.end_task(step, key, FinalEnd::Ended);
         Ok(Outcome::Record(version))
     }
 
@@ -175,12 +192,14 @@ impl Cluster {
             }
             _ => return Err(RefusalCode::TaskNotCompleted.into()),
         }
-        let key = task.key;
+        let (key, job) = (task.key, task.job);
         let version = self.next_version(step);
         let now = step.now;
+        // One that was ended while it waited waits again.
+        let place = self.place_by_dependencies(job, key);
         self.change_task(step, key, |task| {
             task.version = version;
-            task.move_to(TaskPlace::Ready, now);
+            task.move_to(place, now);
             task.retry_count = 0;
             task.last_retry = None;
             task.internal_faults = 0;
@@ -222,9 +241,30 @@ impl Cluster {
                 step.event(Event::Clean { node, directory });
             }
         }
+        self.untie_task(step, task.job, task.account, key);
         step.delete(keys::task(task.account, key));
         step.delete(keys::task_cold(task.account, key));
         super::past::forget(step, task.account, key, task.attempt.0);
         self.touch_around(step, task.job, held, None);
     }
+}
+
+/// Refuses what the job does not opt in to (spec §5.4).
+fn check_ties(job: &JobRecord, ties: &TaskTies) -> Result<(), Refusal> {
+    if !job.uses_task_dependencies && !ties.depends_on.is_empty() {
+        return Err(RefusalCode::TaskDependenciesNotSpecifiedOnJob.into());
+    }
+    let says = |what: fn(&ExitOptions) -> bool| {
+        ties.exit_conditions.as_ref().is_some_and(|conditions| conditions.options().any(what))
+    };
+    let invalid = |detail: &str| Err(Refusal::new(RefusalCode::InvalidPropertyValue).because(detail));
+    if !job.uses_task_dependencies && says(|options| options.dependency.is_some()) {
+        return invalid("exitConditions with a dependencyAction need usesTaskDependencies = true on the job");
+    }
+    if job.on_task_failure == TaskFailureAction::NoAction && says(|options| options.job.is_some()) {
+        return invalid(
+            "exitConditions with a jobAction need onTaskFailure = performexitoptionsjobaction on the job",
+        );
+    }
+    Ok(())
 }

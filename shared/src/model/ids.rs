@@ -119,6 +119,13 @@ define_name!(
     TaskId, &[]
 );
 
+impl TaskId {
+    /// The integer that the id is the decimal form of, leading zeros aside; such ids are what ranges address.
+    pub fn number(&self) -> Option<i32> {
+        self.as_str().parse().ok()
+    }
+}
+
 macro_rules! define_key {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*

@@ -4,6 +4,7 @@
 //! coordinator's replicated state. Types that are replicated or sent derive serde for bincode; the JSON of the
 //! REST interface has its own types at the edge (`coordinator::api`).
 
+pub mod dependency;
 pub mod duration;
 pub mod file;
 pub mod ids;
@@ -14,6 +15,9 @@ pub mod pool;
 pub mod task;
 pub mod time;
 
+pub use dependency::{
+    DependencyAction, DependsOn, ExitCodeRange, ExitConditions, ExitJobAction, ExitOptions, TaskIdRange, TaskTies,
+};
 pub use duration::Span;
 pub use file::{ContainerDestination, OutputFile, ResourceFile, ResourceSource, UploadCondition};
 pub use ids::*;

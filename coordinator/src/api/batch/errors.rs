@@ -71,6 +71,9 @@ codes! {
     JobBeingDeleted 409 "The specified job is being deleted."
     JobBeingTerminated 409 "The specified job is being terminated."
     JobCompleted 409 "The specified job has already completed."
+    TaskDependenciesNotSpecifiedOnJob 400 "The job does not use task dependencies; it has to be added with usesTaskDependencies = true."
+    TaskDependencyListTooLong 400 "The ids of the tasks that a task depends on are too long together."
+    TaskDependencyRangesTooLong 400 "A task depends on too many ranges of tasks."
     TaskCompleted 409 "The specified task has already completed."
     TaskNotCompleted 409 "The specified task has not completed."
     TaskSucceeded 409 "The specified task has already succeeded."
@@ -252,6 +255,7 @@ impl From<RefusalCode> for Code {
             RefusalCode::TaskExists => Code::TaskExists,
             RefusalCode::TaskCompleted => Code::TaskCompleted,
             RefusalCode::TaskNotCompleted => Code::TaskNotCompleted,
+            RefusalCode::TaskDependenciesNotSpecifiedOnJob => Code::TaskDependenciesNotSpecifiedOnJob,
             RefusalCode::TaskSucceeded => Code::TaskSucceeded,
             RefusalCode::InvalidPropertyValue => Code::InvalidPropertyValue,
             RefusalCode::ConditionNotMet => Code::ConditionNotMet,

@@ -125,6 +125,21 @@ impl Object<'_> {
         }
     }
 
+    /// A list of texts; left out if there are none.
+    pub fn texts<'a>(&mut self, name: &str, items: impl IntoIterator<Item = &'a str>) {
+        let mut items = items.into_iter().peekable();
+        if items.peek().is_some() && self.member(name) {
+            self.out.push(b'[');
+            for (at, item) in items.enumerate() {
+                if at > 0 {
+                    self.out.push(b',');
+                }
+                write_text(self.out, item);
+            }
+            self.out.push(b']');
+        }
+    }
+
     /// A list of objects; left out if there are none.
     pub fn list<T>(
         &mut self,

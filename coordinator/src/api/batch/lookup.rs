@@ -278,7 +278,12 @@ pub fn jobs(
 }
 
 fn task_view(cluster: &Cluster, job: &JobRecord, record: &TaskRecord) -> TaskView {
-    TaskView { job: job.id.clone(), record: record.clone(), place: task_place(cluster, record) }
+    TaskView {
+        job: job.id.clone(),
+        record: record.clone(),
+        place: task_place(cluster, record),
+        ties: cluster.task_ties(record).cloned(),
+    }
 }
 
 /// Where the latest attempt runs or ran. A task that was never started has no place, even if a node has it.

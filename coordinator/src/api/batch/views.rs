@@ -1,7 +1,8 @@
 //! What an answer is written from: copies of records, taken under the read lock and written out after it.
 
 use crate::state::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
-use lote_shared::model::{JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState};
+use lote_shared::model::{JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState, TaskTies};
+use std::sync::Arc;
 
 /// A pool as lists and reads show it.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct TaskView {
     pub job: JobId,
     pub record: TaskRecord,
     pub place: Option<Place>,
+    /// What it depends on, and what its end means.
+    pub ties: Option<Arc<TaskTies>>,
 }
 
 /// A task with everything a user wrote; the cold part is absent where no selected member needs it.

@@ -112,8 +112,10 @@ fn of_task(cluster: &Cluster, task: &TaskRecord) -> Value {
 /// The latest attempt as far as it is open or ended the task; what ended otherwise has a row.
 fn latest(cluster: &Cluster, task: &TaskRecord) -> Option<Value> {
     let outcome = match (task.place, task.ending) {
-        (TaskPlace::Ready | TaskPlace::Waiting { .. }, Some(Ending::Closed)) => "its end is not confirmed",
-        (TaskPlace::Ready | TaskPlace::Waiting { .. }, _) => return None,
+        (TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Dependent, Some(Ending::Closed)) => {
+            "its end is not confirmed"
+        }
+        (TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Dependent, _) => return None,
         (TaskPlace::Assigned { .. }, _) => "given to the node, not started",
         (TaskPlace::Running { .. }, None) => "running",
         (TaskPlace::Running { .. }, Some(_)) => "running, asked to end",

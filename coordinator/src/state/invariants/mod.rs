@@ -7,6 +7,7 @@
 
 mod completed_tasks_stay_completed;
 mod counts_match_records;
+mod dependencies_run_in_order;
 mod every_waiting_task_has_a_reason;
 mod fenced_attempts_change_nothing;
 mod members_keep_their_numbers;
@@ -70,9 +71,10 @@ pub struct Before {
 type Check = fn(&Before, &Cluster) -> Result<(), String>;
 
 /// Name and check of every property.
-pub const ALL: [(&str, Check); 10] = [
+pub const ALL: [(&str, Check); 11] = [
     ("slots_never_oversubscribed", slots_never_oversubscribed::check),
     ("counts_match_records", counts_match_records::check),
+    ("dependencies_run_in_order", dependencies_run_in_order::check),
     ("completed_tasks_stay_completed", completed_tasks_stay_completed::check),
     ("fenced_attempts_change_nothing", fenced_attempts_change_nothing::check),
     ("one_live_attempt_per_task", one_live_attempt_per_task::check),

@@ -28,6 +28,8 @@ pub enum TaskPlace {
     Completed {
         result: TaskResult,
     },
+    /// In the queue, but not before the tasks it depends on have satisfied.
+    Dependent,
 }
 
 /// What is still open about the latest attempt (number [`TaskRecord::attempt`], on [`TaskRecord::last_node`]).
@@ -84,7 +86,10 @@ impl TaskRecord {
     /// What the API shows.
     pub fn state(&self) -> TaskState {
         match self.place {
-            TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Assigned { .. } => TaskState::Active,
+            TaskPlace::Ready
+            | TaskPlace::Waiting { .. }
+            | TaskPlace::Dependent
+            | TaskPlace::Assigned { .. } => TaskState::Active,
             TaskPlace::Running { .. } => TaskState::Running,
             TaskPlace::Completed { .. } => TaskState::Completed,
         }

@@ -1,6 +1,7 @@
 //! Scenarios of the specs as far as the core decides them; named after their rows.
 
 mod attempts;
+mod dependencies;
 mod jobs;
 mod members;
 mod pools;

@@ -103,10 +103,35 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
     }
 }
 
+/// Names some of which are numbers, in more than one form.
+fn names(n: u16) -> String {
+    match n % 12 {
+        number @ 0..6 => number.to_string(),
+        number @ 6..9 => format!("0{}", number - 5),
+        number => format!("t{number}"),
+    }
+}
+
+/// Some of everything a task can be tied to.
+fn ties(n: u16) -> TaskTies {
+    let ids = (0..(n % 5).saturating_sub(3)).map(|at| task_id(&names(n / 3 + at * 5))).collect();
+    let ranges = (0..(n % 3).saturating_sub(1)).map(|_| {
+        let start = i32::from(n / 7 % 5);
+        TaskIdRange { start, end: start + i32::from(n % 4) }
+    });
+    let depends_on = DependsOn { ids, ranges: ranges.collect() };
+    let options = ExitOptions {
+        job: None,
+        dependency: Some(if n.is_multiple_of(3) { DependencyAction::Block } else { DependencyAction::Satisfy }),
+    };
+    let conditions = || ExitConditions { default: Some(options), codes: vec![(0, options)], ..Default::default() };
+    TaskTies { depends_on, exit_conditions: n.is_multiple_of(5).then(conditions) }
+}
+
 fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
     let pool = pool_id(&format!("p{}", a % 2));
     let job = job_id(&format!("j{}", a % 3));
-    let task = task_id(&format!("t{}", b % 12));
+    let task = task_id(&names(b));
     let condition = match c % 16 {
         0 => Condition { if_match: Some(vec!["0x1".to_owned()]), ..Condition::default() },
         _ => Condition::default(),
@@ -198,6 +223,7 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             let mut spec = job_spec(job.as_str(), pool);
             spec.priority = i16::try_from(b % 3).unwrap_or(0);
             spec.max_parallel_tasks = i32::from(c % 5) - 1;
+            spec.uses_task_dependencies = !c.is_multiple_of(3);
             spec.constraints.max_task_retry_count = i32::from(b % 4) * 3 - 1;
             if c.is_multiple_of(7) {
                 spec.on_all_tasks_complete = AllTasksAction::TerminateJob;
@@ -228,8 +254,15 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
         22 => Action::JobExpire { job: JobKey(u32::from(a % 6)) },
         23 if b.is_multiple_of(8) => Action::JobDelete { job, condition, force: false },
         23 => Action::JobCheckComplete { job: JobKey(u32::from(a % 6)) },
-        24..=26 => {
-            let add = |n: u16| TaskAdd { slots: n % 3 + 1, ..task_add(&format!("t{}", n % 12)) };
+        24 => {
+            let tied = |n: u16| {
+                let add = TaskAdd { slots: n % 3 + 1, ..task_add(&names(n)) };
+                (add, ties(n.wrapping_mul(31).wrapping_add(b)))
+            };
+            Action::TiedTasksAdd { job, tasks: (b..b.saturating_add(c % 4)).map(tied).collect() }
+        }
+        25 | 26 => {
+            let add = |n: u16| TaskAdd { slots: n % 3 + 1, ..task_add(&names(n)) };
             Action::TasksAdd { job, tasks: (b..b.saturating_add(c % 4)).map(add).collect() }
         }
         27 => Action::TaskPut {
@@ -262,8 +295,9 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
         }
         72 => membership(cluster, a, b, c),
         _ => {
-            let cursor = match b % 3 {
+            let cursor = match b % 4 {
                 0 => CursorKey::Job(JobKey(u32::from(a % 6))),
+                3 => CursorKey::Deliveries(JobKey(u32::from(a % 6))),
                 1 => CursorKey::Pool(PoolKey(u32::from(a % 6))),
                 _ => CursorKey::Node(node),
             };
@@ -300,6 +334,7 @@ fn history(ops: &[Op], mut look: impl FnMut(&World)) -> World {
 fn check(ops: &[Op]) {
     let world = history(ops, |_| ());
     assert_eq!(world.reload().digest(), world.cluster.digest(), "what was rebuilt differs");
+    // Whoever starts from rows somewhere on the way comes to the same state.
     let mut again = Cluster::new();
     let mut rows = BTreeMap::new();
     for (stamp, command) in &world.log {
@@ -336,7 +371,7 @@ fn random_histories_reach_the_interesting_places() {
     };
     let mut reached: BTreeMap<&str, BTreeSet<(u32, TaskKey)>> = BTreeMap::new();
     let goals =
-        ["ran", "succeeded", "failed", "retried", "requeued", "backed off", "closing", "asked back", "lost"];
+        ["ran", "succeeded", "failed", "retried", "requeued", "backed off", "closing", "asked back", "lost", "dependent"];
     for round in 0..80 {
         let ops: Vec<Op> = (0..800).map(|_| (next() as u8, next(), next(), next())).collect();
         history(&ops, |world| {
@@ -352,6 +387,7 @@ fn random_histories_reach_the_interesting_places() {
                     task.ending == Some(Ending::Closed),
                     matches!(task.ending, Some(Ending::Recall | Ending::Requeue | Ending::Recover)),
                     task.ending == Some(Ending::Lost),
+                    task.place == TaskPlace::Dependent,
                 ];
                 for (goal, _) in goals.iter().zip(facts).filter(|(_, fact)| *fact) {
                     reached.entry(goal).or_default().insert((round, task.key));

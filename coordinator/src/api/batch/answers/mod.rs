@@ -5,6 +5,7 @@ pub mod job;
 pub mod node;
 pub mod pool;
 pub mod task;
+mod ties;
 
 use super::json::Object;
 pub(crate) use super::json::name_value;

@@ -1,6 +1,6 @@
 //! A task as clients read it (`jobs-and-tasks.md` §5.1).
 
-use super::{environment, failure_info, resource_files, result_text, user_identity};
+use super::{environment, failure_info, resource_files, result_text, ties, user_identity};
 use crate::api::batch::json::{Object, Select};
 use crate::api::batch::views::{Place, WholeTask, task_directory};
 use crate::state::{TaskPlace, TaskRecord};
@@ -41,6 +41,9 @@ pub fn write(object: &mut Object, base: &str, whole: &WholeTask) {
     }
     if let Some(spec) = &whole.spec {
         write_spec(object, spec);
+    }
+    if let Some(given) = &whole.task.ties {
+        ties::write(object, given);
     }
     object.object("constraints", |object| {
         object.span("maxWallClockTime", record.constraints.max_wall_clock);

@@ -8,6 +8,7 @@ pub mod job;
 pub mod parts;
 pub mod pool;
 pub mod task;
+pub mod ties;
 
 use super::errors::{Code, Error};
 use super::schema::schema;
@@ -118,6 +119,16 @@ impl Members {
             _ => None,
         });
         objects.collect()
+    }
+
+    /// The texts of a list; none if the list is absent.
+    pub fn texts(&mut self, name: &str) -> Vec<String> {
+        let Some(Value::Array(items)) = self.members.remove(name) else { return Vec::new() };
+        let texts = items.into_iter().filter_map(|item| match item {
+            Value::String(text) => Some(text),
+            _ => None,
+        });
+        texts.collect()
     }
 
     /// Forgets members that mean nothing in this request.

@@ -4,17 +4,18 @@ use super::parts::{
     constraint, display_name, environment, name, output_files, resource_files, retry_count, user_identity,
     wall_clock,
 };
+use super::ties::ties;
 use super::{Members, body, json};
 use crate::api::batch::errors::{Code, Error};
 use crate::state::command::TaskAdd;
-use lote_shared::model::{Span, TaskConstraints, TaskId, TaskSpec};
+use lote_shared::model::{Span, TaskConstraints, TaskId, TaskSpec, TaskTies};
 use serde_json::Value;
 
 /// Tasks in one `addtaskcollection`.
 pub const COLLECTION_MAX: usize = 100;
 
 /// `POST /jobs/{id}/tasks`.
-pub fn add(bytes: &[u8]) -> Result<TaskAdd, Error> {
+pub fn add(bytes: &[u8]) -> Result<NewTask, Error> {
     build(body(bytes, "BatchTaskCreateOptions")?)
 }
 
@@ -22,8 +23,11 @@ pub fn add(bytes: &[u8]) -> Result<TaskAdd, Error> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Item {
     pub id: String,
-    pub task: Result<TaskAdd, Error>,
+    pub task: Result<NewTask, Error>,
 }
+
+/// A task, and what ties it to others.
+pub type NewTask = (TaskAdd, TaskTies);
 
 /// `POST /jobs/{id}/addtaskcollection`. What is wrong with one task concerns that task alone; a body that cannot be
 /// read, an unknown member or too many tasks concern the request (`jobs-and-tasks.md` §5.5).
@@ -61,10 +65,8 @@ fn concerns_the_request(code: Code) -> bool {
     matches!(code, Code::UnsupportedProperty | Code::InvalidRequestBody | Code::InternalError)
 }
 
-fn build(mut task: Members) -> Result<TaskAdd, Error> {
+fn build(mut task: Members) -> Result<NewTask, Error> {
     task.refuse_unbuilt(&[
-        "dependsOn",
-        "exitConditions",
         "multiInstanceSettings",
         "containerSettings",
         "applicationPackageReferences",
@@ -74,7 +76,8 @@ fn build(mut task: Members) -> Result<TaskAdd, Error> {
     let (max_wall_clock, retention, max_retry_count) = constraints(&mut task)?;
     let slots = task.within("requiredSlots", 1, u16::MAX.into())?;
     let affinity = task.object("affinityInfo").and_then(|mut affinity| affinity.text("affinityId"));
-    Ok(TaskAdd {
+    let ties = ties(&mut task, &id)?;
+    let add = TaskAdd {
         slots: slots.and_then(|slots| u16::try_from(slots).ok()).unwrap_or(1),
         max_wall_clock,
         retention,
@@ -90,7 +93,8 @@ fn build(mut task: Members) -> Result<TaskAdd, Error> {
             affinity_id: affinity.unwrap_or_default(),
             echo: String::new(),
         },
-    })
+    };
+    Ok((add, ties))
 }
 
 /// Wall clock, retention, retry count.

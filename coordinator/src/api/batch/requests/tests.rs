@@ -335,7 +335,8 @@ fn tasks_with_files_and_constraints() {
         }],
         "dependsOn": {"taskIds": []}, "exitConditions": {}, "applicationPackageReferences": []
     });
-    let add = task::add(&with(task_body(), more)).unwrap();
+    let (add, ties) = task::add(&with(task_body(), more)).unwrap();
+    assert!(ties.is_empty());
     assert_eq!((add.slots, add.max_retry_count), (2, Some(3)));
     assert_eq!((add.max_wall_clock, add.retention), (Span::from_secs(3600), Span::default()));
     let spec = add.spec;
@@ -417,11 +418,36 @@ fn tasks_are_refused_by_code_and_member() {
             "outputFiles[0].destination.container.uploadHeaders[0].name",
         ),
         (json!({"userIdentity": {}}), Code::InvalidPropertyValue, "userIdentity"),
-        (json!({"dependsOn": {"taskIds": ["a"]}}), Code::NotImplemented, "dependsOn"),
+        (json!({"dependsOn": {"taskIds": ["a", "b c"]}}), Code::InvalidPropertyValue, "dependsOn.taskIds"),
         (
-            json!({"exitConditions": {"default": {"jobAction": "none"}}}),
-            Code::NotImplemented,
-            "exitConditions",
+            json!({"dependsOn": {"taskIds": vec!["x".repeat(64); 1_001]}}),
+            Code::TaskDependencyListTooLong,
+            "dependsOn.taskIds",
+        ),
+        (
+            json!({"dependsOn": {"taskIdRanges": [{"start": 1, "end": 2}, {"start": 3, "end": 2}]}}),
+            Code::InvalidPropertyValue,
+            "dependsOn.taskIdRanges[1].start",
+        ),
+        (
+            json!({"dependsOn": {"taskIdRanges": vec![json!({"start": 1, "end": 1}); 1_001]}}),
+            Code::TaskDependencyRangesTooLong,
+            "dependsOn.taskIdRanges",
+        ),
+        (
+            json!({"exitConditions": {"exitCodes": [{"code": 1}]}}),
+            Code::MissingRequiredProperty,
+            "exitConditions.exitCodes[0].exitOptions",
+        ),
+        (
+            json!({"exitConditions": {"exitCodeRanges": [{"start": 2, "end": 1, "exitOptions": {}}]}}),
+            Code::InvalidPropertyValue,
+            "exitConditions.exitCodeRanges[0].start",
+        ),
+        (
+            json!({"exitConditions": {"default": {"jobAction": "explode"}}}),
+            Code::InvalidPropertyValue,
+            "exitConditions.default.jobAction",
         ),
         (
             json!({"multiInstanceSettings": {"coordinationCommandLine": "x"}}),
@@ -447,7 +473,7 @@ fn a_collection_fails_whole_or_by_item() {
         {"id": "a", "commandLine": "x"},
         {"id": "b c", "commandLine": "x"},
         {"id": "d"},
-        {"id": "e", "commandLine": "x", "dependsOn": {"taskIds": ["a"]}},
+        {"id": "e", "commandLine": "x", "multiInstanceSettings": {"coordinationCommandLine": "x"}},
     ])))
     .unwrap();
     let codes: Vec<_> = items

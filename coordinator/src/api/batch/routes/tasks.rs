@@ -7,14 +7,14 @@ use crate::api::batch::call::Call;
 use crate::api::batch::errors::{Code, Error};
 use crate::api::batch::json::Object;
 use crate::api::batch::lookup;
-use crate::api::batch::requests::task as requests;
+use crate::api::batch::requests::task::{self as requests, NewTask};
 use crate::api::batch::response::Answer;
 use crate::api::batch::views::{TaskView, WholeTask};
 use crate::api::odata::{Field, Kind, Operators};
-use crate::state::command::{self, SIZE_MAX, TaskAdd};
+use crate::state::command::{self, SIZE_MAX};
 use crate::state::reply::Version;
 use crate::state::{Action, Cluster, Outcome, ROW_VERSION};
-use lote_shared::model::{TaskId, TaskSpec};
+use lote_shared::model::{JobId, TaskId, TaskSpec};
 use lote_shared::protocol::codec;
 
 const FIELDS: [Field; 10] = [
@@ -44,8 +44,8 @@ fn url(call: &Call, task: &str) -> String {
 
 pub async fn add(call: &Call<'_>) -> Result<Answer, Error> {
     let task = requests::add(&call.body)?;
-    let resource = url(call, task.spec.id.as_str());
-    let action = Action::TasksAdd { job: named_job(call)?, tasks: vec![task] };
+    let resource = url(call, task.0.spec.id.as_str());
+    let action = adding(named_job(call)?, vec![task]);
     match call.propose(action).await? {
         Outcome::TasksAdded(results) => match results.into_iter().next() {
             Some((_, Ok(version))) => Ok(created(&Outcome::Record(version), resource)),
@@ -54,6 +54,14 @@ pub async fn add(call: &Call<'_>) -> Result<Answer, Error> {
         },
         _ => Err(Code::InternalError.into()),
     }
+}
+
+/// Tasks without ties are most of them, and need no room for any.
+fn adding(job: JobId, tasks: Vec<NewTask>) -> Action {
+    if tasks.iter().all(|(_, ties)| ties.is_empty()) {
+        return Action::TasksAdd { job, tasks: tasks.into_iter().map(|(task, _)| task).collect() };
+    }
+    Action::TiedTasksAdd { job, tasks }
 }
 
 /// What became of one item of a collection.
@@ -80,9 +88,9 @@ pub async fn add_collection(call: &Call<'_>) -> Result<Answer, Error> {
         call.read(|cluster| lookup::job_key(cluster, call.account, call.parameter(0))).await??;
     }
     let proposals = split(tasks, call.body.len() as u64).into_iter().map(|part| {
-        let (places, part): (Vec<usize>, Vec<TaskAdd>) = part.into_iter().unzip();
-        let ids: Vec<String> = part.iter().map(|task| task.spec.id.to_string()).collect();
-        let action = Action::TasksAdd { job: job.clone(), tasks: part };
+        let (places, part): (Vec<usize>, Vec<NewTask>) = part.into_iter().unzip();
+        let ids: Vec<String> = part.iter().map(|(task, _)| task.spec.id.to_string()).collect();
+        let action = adding(job.clone(), part);
         async move { (places, ids, call.propose(action).await) }
     });
     for (places, ids, outcome) in futures::future::join_all(proposals).await {
@@ -116,7 +124,7 @@ fn each(outcome: Result<Outcome, Error>, count: usize) -> Result<Vec<Result<Vers
 
 /// Parts that fit into a command each. Encoded tasks are never larger than their JSON by more than a few bytes, so a
 /// small body needs no look at every task.
-fn split<T>(tasks: Vec<(T, TaskAdd)>, body_bytes: u64) -> Vec<Vec<(T, TaskAdd)>> {
+fn split<T>(tasks: Vec<(T, NewTask)>, body_bytes: u64) -> Vec<Vec<(T, NewTask)>> {
     const PER_TASK: u64 = 128;
     let room = SIZE_MAX - COMMAND_OVERHEAD;
     if tasks.is_empty() {
@@ -243,10 +251,10 @@ mod tests {
     use super::*;
     use lote_shared::model::Span;
 
-    fn task(command_bytes: usize) -> TaskAdd {
+    fn task(command_bytes: usize) -> NewTask {
         let body = serde_json::json!({"id": "t", "commandLine": "x".repeat(command_bytes)});
         let add = requests::add(body.to_string().as_bytes()).unwrap();
-        assert_eq!(add.max_wall_clock, Span::UNLIMITED);
+        assert_eq!(add.0.max_wall_clock, Span::UNLIMITED);
         add
     }
 
@@ -259,7 +267,7 @@ mod tests {
             let order: Vec<usize> = parts.iter().flatten().map(|(place, _)| *place).collect();
             assert_eq!(order, (0..sizes.len()).collect::<Vec<_>>());
             for part in parts {
-                let tasks: Vec<TaskAdd> = part.into_iter().map(|(_, task)| task).collect();
+                let tasks: Vec<NewTask> = part.into_iter().map(|(_, task)| task).collect();
                 let fits = codec::encode(1, &tasks).unwrap().len() as u64 + COMMAND_OVERHEAD <= SIZE_MAX;
                 assert!(fits || tasks.len() == 1);
             }

@@ -143,7 +143,7 @@ async fn a_collection_answers_for_each_task() {
             ("b", "success", ""),
             ("A", "clienterror", "TaskExists"),
             ("c", "clienterror", "MissingRequiredProperty"),
-            ("d", "clienterror", "NotImplemented"),
+            ("d", "clienterror", "TaskDependenciesNotSpecifiedOnJob"),
             ("e", "success", ""),
         ]
     );
