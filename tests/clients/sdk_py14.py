@@ -144,8 +144,27 @@ class Py14(Sdk):
     def multi_instance(self):
         return models.MultiInstanceSettings(number_of_instances=2, coordination_command_line="/bin/true")
 
-    def depends_on(self, *ids):
-        return models.TaskDependencies(task_ids=list(ids))
+    def depends_on(self, *ids, ranges=()):
+        ranges = [models.TaskIdRange(start=start, end=end) for start, end in ranges]
+        return models.TaskDependencies(task_ids=list(ids) or None, task_id_ranges=ranges or None)
+
+    def acts_on_failure(self):
+        """The member of a job with which ends of its tasks may end or disable it."""
+        return {"on_task_failure": models.OnTaskFailure.perform_exit_options_job_action}
+
+    def exit_conditions(self, codes=None, ranges=None, **more):
+        """Options by exit code, by range of codes, and by `default`, `file_upload_error`, `pre_processing_error`."""
+        return models.ExitConditions(
+            exit_codes=[
+                models.ExitCodeMapping(code=code, exit_options=models.ExitOptions(**options))
+                for code, options in (codes or {}).items()
+            ],
+            exit_code_ranges=[
+                models.ExitCodeRangeMapping(start=start, end=end, exit_options=models.ExitOptions(**options))
+                for (start, end), options in (ranges or {}).items()
+            ],
+            **{name: models.ExitOptions(**options) for name, options in more.items()},
+        )
 
     def job_preparation(self, command_line):
         return models.JobPreparationTask(command_line=command_line)

@@ -207,7 +207,6 @@ class TestNotBuiltYet:
     @pytest.mark.parametrize(
         "field, make",
         [
-            ("dependsOn", lambda sdk: {"depends_on": sdk.depends_on("x")}),
             ("multiInstanceSettings", lambda sdk: {"multi_instance_settings": sdk.multi_instance()}),
         ],
     )
@@ -230,7 +229,6 @@ class TestNotBuiltYet:
         [
             ("job", {"jobManagerTask": {"id": "m", "commandLine": "/bin/true"}}),
             ("job", {"jobReleaseTask": {"commandLine": "/bin/true"}}),
-            ("task", {"exitConditions": {"default": {"dependencyAction": "satisfy"}}}),
             ("task", {"applicationPackageReferences": [{"applicationId": "a"}]}),
             ("task", {"containerSettings": {"imageName": "x"}}),
             ("task", {"authenticationTokenSettings": {"access": ["job"]}}),

@@ -10,7 +10,8 @@ use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::{RECORDS_MAX, Step};
 use lote_shared::model::{
-    AttemptOutcome, AttemptRef, DependencyAction, ExitJobAction, FailureInfo, JobState, NodeKey, TaskKey, TaskResult, Timestamp,
+    AttemptOutcome, AttemptRef, DependencyAction, ExitJobAction, FailureInfo, JobState, NodeKey, TaskKey,
+    TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
 use std::collections::BTreeMap;

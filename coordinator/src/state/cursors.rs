@@ -154,7 +154,9 @@ impl Cluster {
             match (state, option) {
                 (JobState::Disabling, DisableTasks::Wait) => self.recall_task(step, task),
                 (JobState::Disabling, DisableTasks::Requeue) => self.want_back(step, task, Ending::Requeue),
-                (JobState::Disabling, DisableTasks::Terminate) => self.end_if_running(step, task, FinalEnd::Stopped),
+                (JobState::Disabling, DisableTasks::Terminate) => {
+                    self.end_if_running(step, task, FinalEnd::Stopped)
+                }
                 (JobState::Terminating, _) => self.end_if_running(step, task, FinalEnd::Ended),
                 _ => return true,
             }

@@ -22,9 +22,9 @@ impl From<&AttemptOutcome> for FinalEnd {
                 FinalEnd::Exited { code: *exit_code, upload_failed: upload.is_some() }
             }
             AttemptOutcome::NotStarted(_) => FinalEnd::NotStarted,
-            AttemptOutcome::WallClock { .. } | AttemptOutcome::Killed { .. } | AttemptOutcome::Lost { .. } => {
-                FinalEnd::Stopped
-            }
+            AttemptOutcome::WallClock { .. }
+            | AttemptOutcome::Killed { .. }
+            | AttemptOutcome::Lost { .. } => FinalEnd::Stopped,
         }
     }
 }
@@ -142,8 +142,10 @@ mod tests {
 
     #[test]
     fn default_never_speaks_of_success() {
-        let conditions =
-            ExitConditions { default: Some(options(Some(BLOCK), Some(DISABLE))), ..ExitConditions::default() };
+        let conditions = ExitConditions {
+            default: Some(options(Some(BLOCK), Some(DISABLE))),
+            ..ExitConditions::default()
+        };
         let plain = Consequence { dependency: SATISFY, job: NONE };
         assert_eq!(consequence(Some(&conditions), exited(0)), plain);
         let marked = Consequence { dependency: BLOCK, job: DISABLE };

@@ -43,7 +43,8 @@ impl Intervals {
 
     /// Takes a stored run back; an error if it is none or meets another.
     pub fn load(&mut self, start: i32, end: i32) -> Result<(), String> {
-        let meets = |other: (&i32, &i32)| *other.0 <= end.saturating_add(1) && *other.1 >= start.saturating_sub(1);
+        let meets =
+            |other: (&i32, &i32)| *other.0 <= end.saturating_add(1) && *other.1 >= start.saturating_sub(1);
         let before = self.0.range(..=end.saturating_add(1)).next_back().is_some_and(meets);
         if end < start || before {
             return Err(format!("the run {start} to {end} meets another or is empty"));

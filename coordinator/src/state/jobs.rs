@@ -12,7 +12,8 @@ use super::records::JobRecord;
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, TaskFailureAction, Timestamp,
+    AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, TaskFailureAction,
+    Timestamp,
 };
 
 /// Jobs of one account that are neither completed nor being deleted.
@@ -286,13 +287,7 @@ impl Cluster {
         Ok(Outcome::Record(version))
     }
 
-    fn begin_terminate(
-        &mut self,
-        step: &mut Step,
-        key: JobKey,
-        reason: &str,
-        force: bool,
-    ) -> Version {
+    fn begin_terminate(&mut self, step: &mut Step, key: JobKey, reason: &str, force: bool) -> Version {
         let version = self.next_version(step);
         let now = step.now;
         self.change_job(step, key, |record| {

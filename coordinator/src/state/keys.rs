@@ -3,9 +3,7 @@
 
 use super::command::CursorKey;
 use super::dependencies::Dependency;
-use lote_shared::model::{
-    AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskId, TaskKey, TokenId,
-};
+use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskId, TaskKey, TokenId};
 
 /// The account of rows that belong to the cluster as a whole.
 pub const CLUSTER: AccountId = AccountId(0);

@@ -16,7 +16,8 @@ pub mod task;
 pub mod time;
 
 pub use dependency::{
-    DependencyAction, DependsOn, ExitCodeRange, ExitConditions, ExitJobAction, ExitOptions, TaskIdRange, TaskTies,
+    DependencyAction, DependsOn, ExitCodeRange, ExitConditions, ExitJobAction, ExitOptions, TaskIdRange,
+    TaskTies,
 };
 pub use duration::Span;
 pub use file::{ContainerDestination, OutputFile, ResourceFile, ResourceSource, UploadCondition};

@@ -1,7 +1,9 @@
 //! What an answer is written from: copies of records, taken under the read lock and written out after it.
 
 use crate::state::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
-use lote_shared::model::{JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState, TaskTies};
+use lote_shared::model::{
+    JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState, TaskTies,
+};
 use std::sync::Arc;
 
 /// A pool as lists and reads show it.

@@ -134,7 +134,8 @@ fn spec_j_d6_d7_d8_what_an_exit_code_says_to_dependents() {
     let satisfy = options(None, Some(DependencyAction::Satisfy));
     let block = options(None, Some(DependencyAction::Block));
     let codes = |codes| when(ExitConditions { codes, ..ExitConditions::default() });
-    let both = ExitConditions { codes: vec![(0, block)], default: Some(satisfy), ..ExitConditions::default() };
+    let both =
+        ExitConditions { codes: vec![(0, block)], default: Some(satisfy), ..ExitConditions::default() };
     for (ties, exit_code, result, released) in [
         (TaskTies::default(), 1, TaskResult::Failure, false),
         (codes(vec![(1, satisfy)]), 1, TaskResult::Failure, true),
@@ -375,14 +376,18 @@ fn a_range_of_many_costs_one_watch_and_goes_with_its_job() {
         let task = w.task("j", id);
         run(&mut w, node, task, 0);
     }
-    assert_eq!(w.cluster.explain_task(children[0]).unwrap().to_string(), "it depends on task 999998, which is not there");
+    assert_eq!(
+        w.cluster.explain_task(children[0]).unwrap().to_string(),
+        "it depends on task 999998, which is not there"
+    );
     assert_eq!(w.reload().digest(), w.cluster.digest());
     w.delete("j").unwrap();
     w.obey();
     assert!(w.cluster.job_by_id(ACCOUNT, &job_id("j")).is_none());
     let left = w.rows.keys().filter_map(|key| crate::state::keys::split(key));
     use crate::state::keys::Table;
-    let tables = [Table::Task, Table::TaskCold, Table::TaskTies, Table::Satisfied, Table::Delivery, Table::Cursor];
+    let tables =
+        [Table::Task, Table::TaskCold, Table::TaskTies, Table::Satisfied, Table::Delivery, Table::Cursor];
     let left: Vec<_> = left.filter(|(_, table, _)| tables.contains(table)).collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -29,10 +29,13 @@ fn depends_on(task: &mut Members) -> Result<DependsOn, Error> {
             Code::TaskDependencyListTooLong,
             &path,
             "",
-            format!("the ids together may have {ID_CHARACTERS_MAX} characters; ranges of integers are shorter"),
+            format!(
+                "the ids together may have {ID_CHARACTERS_MAX} characters; ranges of integers are shorter"
+            ),
         ));
     }
-    let parse = |text: &String| TaskId::new(text).map_err(|error| Error::property(&path, text, error.to_string()));
+    let parse =
+        |text: &String| TaskId::new(text).map_err(|error| Error::property(&path, text, error.to_string()));
     let ids = ids.iter().map(parse).collect::<Result<_, _>>()?;
     let ranges = list.objects("taskIdRanges");
     if ranges.len() > RANGES_MAX {
