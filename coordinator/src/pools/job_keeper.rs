@@ -1,4 +1,4 @@
-//! Keeps jobs going in time: wall clocks, grace times, retries that are due, and the cursors of long work.
+//! Keeps jobs going in time: schedules, wall clocks, grace times, retries that are due, and the cursors of long work.
 //!
 //! It owns no state: after each change it asks the state which cursors wait and which deadline comes next. Cursors
 //! advance one `Continue` at a time, each proposed only after the last was applied, so that other traffic passes
@@ -65,6 +65,7 @@ async fn advance(engine: &Engine) -> bool {
                     commands.push((account_of(cluster, job), Action::JobCheckComplete { job }));
                 }
                 Deadline::Retry(task) => retries.push(task),
+                Deadline::Schedule(schedule) => commands.push((CLUSTER, Action::ScheduleCheck { schedule })),
             }
         }
         if !retries.is_empty() {

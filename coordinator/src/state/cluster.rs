@@ -11,15 +11,15 @@ use super::command::{Action, CursorKey};
 use super::cursors::CursorRecord;
 use super::dependencies::StoredTie;
 use super::idempotency::Answers;
-use super::index::{Account, Deadline, Host, Job, Node, Pool, Standing};
+use super::index::{Account, Deadline, Host, Job, Node, Pool, Schedule, Standing};
 use super::members::Membership;
-use super::records::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
+use super::records::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
 use super::table::TaskTable;
 use super::{Command, Reply, keys};
 use lote_shared::model::{
-    AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, TaskKey, Timestamp,
+    AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, ScheduleKey, TaskKey, Timestamp,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{KillReason, TaskDirectory};
@@ -53,6 +53,7 @@ pub enum Event {
     /// Something in this pool may be dispatchable now: tasks became ready or slots free.
     Dispatch(PoolKey),
     JobChanged(JobKey),
+    ScheduleChanged(ScheduleKey),
     /// A cursor wants `Continue`.
     CursorPending(CursorKey),
     /// The host of this node should end an attempt, started or not, and report it.
@@ -138,6 +139,9 @@ pub struct Cluster {
     /// The latest [`super::nodes::DEPARTED_MAX`] of them.
     pub(super) departed: BTreeMap<NodeKey, DepartedNode>,
     pub(super) jobs: BTreeMap<JobKey, Job>,
+    pub(super) schedules: BTreeMap<ScheduleKey, Schedule>,
+    /// The last number given to one.
+    pub(super) last_schedule: ScheduleKey,
     pub(super) tasks: TaskTable,
     pub(super) cursors: BTreeMap<CursorKey, CursorRecord>,
     pub(super) deadlines: BTreeSet<(Timestamp, Deadline)>,
@@ -258,6 +262,11 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
+            Action::ScheduleAdd { spec } => self.add_schedule(step, spec),
+            Action::ScheduleChange { schedule, condition, change } => {
+                self.change_schedule_named(step, schedule, condition, change)
+            }
+            Action::ScheduleCheck { schedule } => self.check_schedule(step, *schedule),
             Action::TiedTasksAdd { job, tasks } => {
                 self.add_tasks(step, job, tasks.iter().map(|(task, ties)| (task, Some(ties))))
             }
@@ -273,6 +282,8 @@ impl Cluster {
                 self.settle_deliveries(step, job);
             } else if let Some(job) = step.jobs.pop_first() {
                 self.settle_job(step, job);
+            } else if let Some(schedule) = step.schedules.pop_first() {
+                self.settle_schedule(step, schedule);
             } else if let Some(node) = step.nodes.pop_first() {
                 self.settle_node(step, node);
             } else if let Some(pool) = step.pools.pop_first() {
@@ -396,6 +407,8 @@ impl Cluster {
         let mut pool_cold = BTreeMap::new();
         let mut job_cold = BTreeMap::new();
         let mut ties = Vec::new();
+        let mut schedules: Vec<ScheduleRecord> = Vec::new();
+        let mut schedule_cold = BTreeMap::new();
         for (key, value) in rows {
             let row = Row { key: &key, value: &value };
             let (account, table, rest) = keys::split(&key).ok_or_else(|| row.error("no such table"))?;
@@ -406,6 +419,7 @@ impl Cluster {
             match table {
                 keys::Table::Meta => match rest {
                     [0] => cluster.meta = row.decode()?,
+                    [3] => cluster.last_schedule = row.decode()?,
                     [1, sequence @ ..] => {
                         let sequence: [u8; 8] =
                             sequence.try_into().map_err(|_| row.error("a key of the wrong length"))?;
@@ -437,6 +451,12 @@ impl Cluster {
                     let record: NodeRecord = row.decode()?;
                     cluster.nodes.insert(record.key, Node::new(record));
                 }
+                keys::Table::Schedule => {
+                    schedules.push(row.decode()?);
+                }
+                keys::Table::ScheduleCold => {
+                    schedule_cold.insert(ScheduleKey(number(&row)?), row.decode()?);
+                }
                 keys::Table::Job => {
                     let record: JobRecord = row.decode()?;
                     jobs.insert(record.key, Job::new(record, Default::default()));
@@ -467,6 +487,12 @@ impl Cluster {
         }
         for node in cluster.nodes.keys().copied().collect::<Vec<_>>() {
             cluster.enter_node(node)?;
+        }
+        for record in schedules {
+            let cold = schedule_cold.remove(&record.key).ok_or_else(|| {
+                LoadError::Inconsistent(format!("schedule {} does not say what its jobs are", record.key))
+            })?;
+            cluster.enter_schedule(record, cold)?;
         }
         for (key, mut job) in jobs {
             job.cold = job_cold.remove(&key).unwrap_or_default();

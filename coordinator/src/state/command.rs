@@ -12,7 +12,9 @@ use lote_shared::model::{
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, TaskTies, Timestamp,
 };
-use lote_shared::model::{AllTasksAction, BootId, JobKey, MemberRole, TokenId};
+use lote_shared::model::{
+    AllTasksAction, BootId, JobKey, MemberRole, Recurrence, ScheduleId, ScheduleKey, ScheduleSpec, TokenId,
+};
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
 use serde::{Deserialize, Serialize};
@@ -117,6 +119,8 @@ pub enum CursorKey {
     Node(NodeKey),
     /// Tasks of a job that are to hear that what they wait for is satisfied.
     Deliveries(JobKey),
+    /// Deletion of a schedule: its jobs are deleted first.
+    Schedule(ScheduleKey),
 }
 
 /// Every change there is. Grows only at the end.
@@ -342,6 +346,36 @@ pub enum Action {
         job: JobId,
         tasks: Vec<(TaskAdd, TaskTies)>,
     },
+    ScheduleAdd {
+        spec: Box<ScheduleSpec>,
+    },
+    ScheduleChange {
+        schedule: ScheduleId,
+        condition: Condition,
+        change: ScheduleChange,
+    },
+    /// The time has come to look at a schedule; refused quietly if it has not.
+    ScheduleCheck {
+        schedule: ScheduleKey,
+    },
+}
+
+/// What becomes of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScheduleChange {
+    Patch(Box<SchedulePatch>),
+    Disable,
+    Enable,
+    Terminate { force: bool },
+    Delete,
+}
+
+/// `PATCH /jobschedules/{id}`; a PUT is a patch in which the edge has filled in every default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulePatch {
+    pub recurrence: Change<Recurrence>,
+    pub job: Change<JobSpec>,
+    pub metadata: Change<Vec<MetadataItem>>,
 }
 
 /// What a caller knows of a token.

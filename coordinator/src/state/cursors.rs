@@ -43,6 +43,8 @@ pub(super) enum Work {
     Node(NodeWork),
     /// Tasks hear of what was satisfied.
     Deliver,
+    /// All its jobs are deleted.
+    ScheduleDelete,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +97,7 @@ impl Cluster {
             }
             (CursorKey::Node(_), _) => true,
             (CursorKey::Deliveries(job), _) => self.deliver(step, job),
+            (CursorKey::Schedule(schedule), _) => self.schedule_slice(step, schedule, &mut record.position),
         };
         if done {
             self.drop_cursor(step, record.key);
@@ -118,6 +121,9 @@ impl Cluster {
                 step.pools.insert(pool);
             }
             (CursorKey::Deliveries(_), _) => {}
+            (CursorKey::Schedule(schedule), _) => {
+                step.schedules.insert(schedule);
+            }
             (CursorKey::Node(node), Work::Node(NodeWork::Gone)) => self.remove_node(step, node),
             (CursorKey::Node(node), _) => {
                 step.nodes.insert(node);

@@ -29,7 +29,7 @@ impl Cluster {
         sink.add(&self.meta);
         for (id, account) in &self.accounts {
             sink.add((id, &account.record, &account.pools, &account.pools_in_order, &account.jobs));
-            sink.add(account.jobs_active);
+            sink.add((account.jobs_active, &account.schedules));
             for (pool, queue) in &account.queues {
                 sink.add((pool, &queue.by_age));
                 let mut by_use: Vec<_> =
@@ -54,6 +54,10 @@ impl Cluster {
             sink.add(job.dependencies.shown());
             sink.add((&job.record, &job.cold, &job.tasks, &job.ready, &job.held, job.live, job.used_slots));
         }
+        for schedule in self.schedules.values() {
+            sink.add((&schedule.record, &schedule.cold, &schedule.jobs));
+        }
+        sink.add(self.last_schedule);
         for task in self.tasks.iter() {
             sink.add((task, Standing::of(task)));
         }

@@ -38,6 +38,7 @@ impl Action {
                 | Action::Report { .. }
                 | Action::RetryDue { .. }
                 | Action::Continue { .. }
+                | Action::ScheduleCheck { .. }
                 | Action::ClusterInit { .. }
                 | Action::TokenRevoke { .. }
                 | Action::CoordinatorFounded { .. }

@@ -6,10 +6,10 @@
 
 use super::dependencies::Dependencies;
 use super::records::{AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts};
-use super::records::{TaskPlace, TaskRecord};
+use super::records::{ScheduleRecord, TaskPlace, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, TaskId, TaskKey,
-    TaskResult, Timestamp,
+    JobCold, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, ScheduleCold,
+    ScheduleId, ScheduleKey, TaskId, TaskKey, TaskResult, Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub enum Deadline {
     JobEmptyGrace(JobKey),
     /// Propose `RetryDue`.
     Retry(TaskKey),
+    /// Propose `ScheduleCheck`.
+    Schedule(ScheduleKey),
 }
 
 #[derive(Debug)]
@@ -31,7 +33,8 @@ pub(super) struct Account {
     pub pools: BTreeMap<PoolId, PoolKey>,
     pub pools_in_order: BTreeSet<PoolKey>,
     pub jobs: BTreeMap<JobId, JobKey>,
-    /// Jobs that count for the quota.
+    pub schedules: BTreeMap<ScheduleId, ScheduleKey>,
+    /// Jobs and schedules that count for the quota; a job of a schedule goes with it.
     pub jobs_active: u32,
     /// What may start, by the name of the pool the jobs wait for; the pool need not exist.
     pub queues: BTreeMap<PoolId, Queue>,
@@ -44,6 +47,7 @@ impl Account {
             pools: BTreeMap::new(),
             pools_in_order: BTreeSet::new(),
             jobs: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             jobs_active: 0,
             queues: BTreeMap::new(),
         }
@@ -222,6 +226,14 @@ impl Job {
             turn: self.turn,
         })
     }
+}
+
+#[derive(Debug)]
+pub(super) struct Schedule {
+    pub record: ScheduleRecord,
+    pub cold: ScheduleCold,
+    /// The jobs it made that are still there.
+    pub jobs: BTreeSet<JobKey>,
 }
 
 /// How a node holds an attempt.

@@ -12,8 +12,8 @@ use super::records::JobRecord;
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, TaskFailureAction,
-    Timestamp,
+    AccountId, AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, ScheduleId,
+    TaskFailureAction, Timestamp,
 };
 
 /// Jobs of one account that are neither completed nor being deleted.
@@ -26,9 +26,9 @@ const REASON_WALL_CLOCK: &str = "MaxWallClockTimeExpiry";
 const REASON_ALL_COMPLETE: &str = "AllTasksComplete";
 const REASON_TASK_FAILED: &str = "TaskFailed";
 
-/// Whether a job counts for the quota.
-pub(super) fn counts_as_active(state: JobState) -> bool {
-    !matches!(state, JobState::Completed | JobState::Deleting)
+/// Whether a job counts for the quota. One that a schedule made does not: the schedule does.
+pub(super) fn counts_as_active(record: &JobRecord) -> bool {
+    !matches!(record.state, JobState::Completed | JobState::Deleting) && record.id.schedule().is_none()
 }
 
 /// The refusal with which a job in its last states answers most operations.
@@ -67,21 +67,40 @@ impl JobRecord {
 
 impl Cluster {
     pub(super) fn add_job(&mut self, step: &mut Step, spec: &JobSpec) -> Reply {
+        if spec.id.schedule().is_some() {
+            return Err(Refusal::new(RefusalCode::InvalidPropertyValue)
+                .because(format!("`{}` is a name that only a job schedule gives", spec.id)));
+        }
         let account = self.account_mut(step.account)?;
         if let Some(existing) = account.jobs.get(&spec.id).copied() {
             let deleting = self.jobs.get(&existing).is_some_and(|job| job.record.state == JobState::Deleting);
             let code = if deleting { RefusalCode::JobBeingDeleted } else { RefusalCode::JobExists };
             return Err(code.into());
         }
+        let taken = ScheduleId::new(spec.id.as_str()).is_ok_and(|id| account.schedules.contains_key(&id));
+        if taken {
+            return Err(RefusalCode::JobScheduleWithSameIdExists.into());
+        }
         if account.jobs_active >= JOBS_ACTIVE_MAX {
             return Err(RefusalCode::ActiveJobAndScheduleQuotaReached.into());
         }
+        let (_, version) = self.insert_job(step, step.account, spec);
+        Ok(Outcome::Record(version))
+    }
+
+    /// Makes a job whose name is free.
+    pub(super) fn insert_job(
+        &mut self,
+        step: &mut Step,
+        account: AccountId,
+        spec: &JobSpec,
+    ) -> (JobKey, Version) {
         self.meta.last_job = self.meta.last_job.next();
         let version = self.next_version(step);
         let grace = spec.on_all_tasks_complete == AllTasksAction::TerminateJob;
         let record = JobRecord {
             key: self.meta.last_job,
-            account: step.account,
+            account,
             id: spec.id.clone(),
             version,
             created: step.now,
@@ -103,12 +122,12 @@ impl Cluster {
             counts: Default::default(),
         };
         let key = record.key;
-        step.put(keys::job(step.account, key), &record);
-        step.put(keys::job_cold(step.account, key), &spec.cold);
+        step.put(keys::job(account, key), &record);
+        step.put(keys::job_cold(account, key), &spec.cold);
         // The account was found above.
         let _ = self.enter_job(Job::new(record, spec.cold.clone()));
         step.event(Event::JobChanged(key));
-        Ok(Outcome::Record(version))
+        (key, version)
     }
 
     /// Enters a job into the indexes of its account.
@@ -118,8 +137,13 @@ impl Cluster {
         let account =
             account.ok_or_else(|| LoadError::Inconsistent(format!("job {} has no account", record.key)))?;
         account.jobs.insert(record.id.clone(), record.key);
-        account.jobs_active += u32::from(counts_as_active(record.state));
+        account.jobs_active += u32::from(counts_as_active(record));
         self.deadlines.extend(deadlines(record).into_iter().flatten());
+        if let Some(schedule) = self.schedule_of(record.account, &record.id)
+            && let Some(schedule) = self.schedules.get_mut(&schedule)
+        {
+            schedule.jobs.insert(record.key);
+        }
         self.jobs.insert(record.key, job);
         Ok(())
     }
@@ -128,9 +152,9 @@ impl Cluster {
     pub(super) fn change_job(&mut self, step: &mut Step, key: JobKey, change: impl FnOnce(&mut JobRecord)) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let record = &mut job.record;
-        let before = (deadlines(record), counts_as_active(record.state));
+        let before = (deadlines(record), counts_as_active(record), record.state);
         change(record);
-        let after = (deadlines(record), counts_as_active(record.state));
+        let after = (deadlines(record), counts_as_active(record), record.state);
         step.put(keys::job(record.account, key), record);
         if before.0 != after.0 {
             for deadline in before.0.into_iter().flatten() {
@@ -143,6 +167,11 @@ impl Cluster {
         {
             let active = &mut account.jobs_active;
             *active = if after.1 { active.saturating_add(1) } else { active.saturating_sub(1) };
+        }
+        if before.2 != after.2 {
+            // A schedule has one job at a time: the end of one may be the beginning of the next.
+            let (account, id) = (record.account, record.id.clone());
+            step.schedules.extend(self.schedule_of(account, &id));
         }
         step.jobs.insert(key);
         step.event(Event::JobChanged(key));
@@ -287,7 +316,13 @@ impl Cluster {
         Ok(Outcome::Record(version))
     }
 
-    fn begin_terminate(&mut self, step: &mut Step, key: JobKey, reason: &str, force: bool) -> Version {
+    pub(super) fn begin_terminate(
+        &mut self,
+        step: &mut Step,
+        key: JobKey,
+        reason: &str,
+        force: bool,
+    ) -> Version {
         let version = self.next_version(step);
         let now = step.now;
         self.change_job(step, key, |record| {
@@ -308,6 +343,10 @@ impl Cluster {
             return Err(RefusalCode::JobBeingDeleted.into());
         }
         let key = record.key;
+        Ok(Outcome::Record(self.begin_delete(step, key)))
+    }
+
+    pub(super) fn begin_delete(&mut self, step: &mut Step, key: JobKey) -> Version {
         let version = self.next_version(step);
         let now = step.now;
         self.change_job(step, key, |record| {
@@ -318,7 +357,7 @@ impl Cluster {
         });
         self.requeue_job(key);
         self.start_job_cursor(step, key, true);
-        Ok(Outcome::Record(version))
+        version
     }
 
     pub(super) fn expire_job(&mut self, step: &mut Step, key: JobKey) -> Reply {
@@ -436,6 +475,12 @@ impl Cluster {
         if let Some(account) = self.accounts.get_mut(&record.account) {
             account.jobs.remove(&record.id);
             account.leave_queue(key, job.queued);
+        }
+        if let Some(schedule) = self.schedule_of(record.account, &record.id) {
+            if let Some(schedule) = self.schedules.get_mut(&schedule) {
+                schedule.jobs.remove(&key);
+            }
+            step.schedules.insert(schedule);
         }
         step.delete(keys::job(record.account, key));
         step.delete(keys::job_cold(record.account, key));

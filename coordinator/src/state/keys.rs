@@ -3,7 +3,9 @@
 
 use super::command::CursorKey;
 use super::dependencies::Dependency;
-use lote_shared::model::{AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, TaskId, TaskKey, TokenId};
+use lote_shared::model::{
+    AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, ScheduleKey, TaskId, TaskKey, TokenId,
+};
 
 /// The account of rows that belong to the cluster as a whole.
 pub const CLUSTER: AccountId = AccountId(0);
@@ -37,12 +39,14 @@ pub enum Table {
     Delivery = 17,
     /// Attempts that were not their task's last one.
     PastAttempt = 20,
+    Schedule = 18,
+    ScheduleCold = 19,
     /// Written by the replication layer itself: applied position, running hash.
     Applied = 255,
 }
 
 impl Table {
-    pub const ALL: [Table; 20] = [
+    pub const ALL: [Table; 22] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -61,6 +65,8 @@ impl Table {
         Table::TaskTies,
         Table::Satisfied,
         Table::Delivery,
+        Table::Schedule,
+        Table::ScheduleCold,
         Table::PastAttempt,
         Table::Applied,
     ];
@@ -157,6 +163,19 @@ pub fn departed(node: NodeKey) -> Vec<u8> {
     key(CLUSTER, Table::Meta, &rest)
 }
 
+/// The last number given to a schedule.
+pub fn last_schedule() -> Vec<u8> {
+    key(CLUSTER, Table::Meta, &[3])
+}
+
+pub fn schedule(account: AccountId, schedule: ScheduleKey) -> Vec<u8> {
+    key(account, Table::Schedule, &schedule.0.to_be_bytes())
+}
+
+pub fn schedule_cold(account: AccountId, schedule: ScheduleKey) -> Vec<u8> {
+    key(account, Table::ScheduleCold, &schedule.0.to_be_bytes())
+}
+
 /// What the cluster is.
 pub fn settings() -> Vec<u8> {
     key(CLUSTER, Table::Membership, &[0])
@@ -185,6 +204,7 @@ pub fn cursor(cursor: CursorKey) -> Vec<u8> {
         CursorKey::Pool(pool) => (1, pool.0),
         CursorKey::Node(node) => (2, node.0),
         CursorKey::Deliveries(job) => (3, job.0),
+        CursorKey::Schedule(schedule) => (4, schedule.0),
     };
     let mut rest = [tag; 5];
     rest[1..].copy_from_slice(&number.to_be_bytes());

@@ -36,10 +36,12 @@ mod pools;
 pub mod query;
 pub mod records;
 pub mod reply;
+mod schedules;
 mod step;
 mod table;
 mod tasks;
 pub mod testing;
+mod timetable;
 
 pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};

@@ -8,11 +8,13 @@ use super::command::CursorKey;
 use super::dependencies::Dependency;
 use super::index::{Deadline, Job, NodeCounts, NodeLoad};
 use super::records::{
-    AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskPlace, TaskRecord,
+    AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskPlace,
+    TaskRecord,
 };
 use lote_shared::model::{
     AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold,
-    PoolId, PoolKey, PoolState, TaskId, TaskKey, TaskState, TaskTies, Timestamp,
+    PoolId, PoolKey, PoolState, ScheduleCold, ScheduleId, ScheduleKey, TaskId, TaskKey, TaskState, TaskTies,
+    Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -305,6 +307,38 @@ impl Cluster {
     /// Jobs of all accounts.
     pub fn all_jobs(&self) -> impl Iterator<Item = &JobRecord> {
         self.jobs.values().map(|job| &job.record)
+    }
+
+    pub fn schedule(&self, key: ScheduleKey) -> Option<(&ScheduleRecord, &ScheduleCold)> {
+        self.schedules.get(&key).map(|schedule| (&schedule.record, &schedule.cold))
+    }
+
+    /// By name, without regard to case.
+    pub fn schedule_by_id(&self, account: AccountId, id: &ScheduleId) -> Option<ScheduleKey> {
+        self.accounts.get(&account)?.schedules.get(id).copied()
+    }
+
+    /// Schedules of an account by id.
+    pub fn schedules<'a>(
+        &'a self,
+        account: AccountId,
+        position: Option<&'a ScheduleId>,
+    ) -> impl Iterator<Item = &'a ScheduleRecord> {
+        let order = self
+            .accounts
+            .get(&account)
+            .map(|account| account.schedules.range::<ScheduleId, _>(after(position)));
+        order.into_iter().flatten().filter_map(|(_, key)| Some(self.schedule(*key)?.0))
+    }
+
+    /// The jobs that a schedule made, in the order of making.
+    pub fn jobs_of_schedule(
+        &self,
+        schedule: ScheduleKey,
+        position: Option<JobKey>,
+    ) -> impl Iterator<Item = &JobRecord> + use<'_> {
+        let order = self.schedules.get(&schedule).map(|schedule| schedule.jobs.range(after(position)));
+        order.into_iter().flatten().filter_map(|key| self.job(*key))
     }
 
     pub fn task(&self, key: TaskKey) -> Option<&TaskRecord> {

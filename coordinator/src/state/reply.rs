@@ -117,6 +117,15 @@ pub enum RefusalCode {
     InternalError,
     Membership(MembershipCode),
     TaskDependenciesNotSpecifiedOnJob,
+    JobScheduleNotFound,
+    JobScheduleExists,
+    JobScheduleBeingTerminated,
+    JobScheduleBeingDeleted,
+    JobScheduleCompleted,
+    /// The name of a new job is a schedule's.
+    JobScheduleWithSameIdExists,
+    /// The name of a new schedule is a job's.
+    JobWithSameIdExists,
 }
 
 /// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.

@@ -2,7 +2,7 @@
 //! at again before it ends.
 
 use super::cluster::{Batch, Event};
-use lote_shared::model::{AccountId, ExitJobAction, JobKey, NodeKey, PoolKey, Timestamp};
+use lote_shared::model::{AccountId, ExitJobAction, JobKey, NodeKey, PoolKey, ScheduleKey, Timestamp};
 use lote_shared::protocol::codec;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ pub(super) struct Step<'a> {
     pub exits: BTreeMap<JobKey, ExitJobAction>,
     /// Jobs in which something was satisfied that tasks wait for.
     pub deliveries: BTreeSet<JobKey>,
+    pub schedules: BTreeSet<ScheduleKey>,
     /// Records whose rules are to be looked at again before the apply ends.
     pub jobs: BTreeSet<JobKey>,
     pub nodes: BTreeSet<NodeKey>,
@@ -45,6 +46,7 @@ impl<'a> Step<'a> {
             budget: RECORDS_MAX,
             exits: BTreeMap::new(),
             deliveries: BTreeSet::new(),
+            schedules: BTreeSet::new(),
             jobs: BTreeSet::new(),
             nodes: BTreeSet::new(),
             pools: BTreeSet::new(),

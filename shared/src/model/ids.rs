@@ -27,8 +27,13 @@ pub enum InvalidName {
 
 const NAME_LENGTH_MAX: usize = 64;
 
+/// What a schedule adds to its own name for its jobs: `:job-` and a number.
+const RUN_LENGTH_MAX: usize = 15;
+
 fn check_name(text: &str, also_allowed: &[char]) -> Result<(), InvalidName> {
-    if text.is_empty() || text.chars().count() > NAME_LENGTH_MAX {
+    let of_run = text.contains(':') && also_allowed.contains(&':');
+    let most = if of_run { NAME_LENGTH_MAX + RUN_LENGTH_MAX } else { NAME_LENGTH_MAX };
+    if text.is_empty() || text.chars().count() > most {
         let shown: String = text.chars().take(NAME_LENGTH_MAX + 1).collect();
         return Err(InvalidName::Length(shown));
     }
@@ -119,6 +124,23 @@ define_name!(
     TaskId, &[]
 );
 
+define_name!(
+    /// A job schedule's name, unique in its account among schedules and jobs.
+    ScheduleId, &[]
+);
+
+impl JobId {
+    /// The name of the `number`th job that a schedule makes.
+    pub fn of_schedule(schedule: &ScheduleId, number: u32) -> JobId {
+        JobId(format!("{schedule}:job-{number}").into())
+    }
+
+    /// The schedule that made it.
+    pub fn schedule(&self) -> Option<ScheduleId> {
+        ScheduleId::new(self.0.split_once(':')?.0).ok()
+    }
+}
+
 impl TaskId {
     /// The integer that the id is the decimal form of, leading zeros aside; such ids are what ranges address.
     pub fn number(&self) -> Option<i32> {
@@ -160,6 +182,10 @@ define_key!(
 define_key!(
     /// A job's record.
     JobKey, u32
+);
+define_key!(
+    /// A job schedule's record.
+    ScheduleKey, u32
 );
 define_key!(
     /// A task's record; rises in the order of adding over all jobs.
@@ -218,5 +244,9 @@ mod tests {
         assert_eq!(bad.to_string(), "`a/b` contains `/`; only letters, digits, `-` and `_` are allowed");
         assert!(PoolId::new("s:job-1").is_err());
         assert!(JobId::new("s:job-1").is_ok());
+        let longest = ScheduleId::new(&"s".repeat(64)).unwrap();
+        let run = JobId::of_schedule(&longest, u32::MAX);
+        assert_eq!(JobId::new(run.as_str()), Ok(run.clone()));
+        assert_eq!(run.schedule(), Some(longest));
     }
 }

@@ -12,6 +12,7 @@ pub mod job;
 pub mod member;
 pub mod node;
 pub mod pool;
+pub mod schedule;
 pub mod task;
 pub mod time;
 
@@ -30,6 +31,7 @@ pub use node::{
 pub use pool::{
     AllocationState, DeallocationOption, FillType, JobOrder, PoolCold, PoolSpec, PoolState, ResizeError,
 };
+pub use schedule::{Recurrence, ScheduleCold, ScheduleSpec, ScheduleState};
 pub use task::{
     AttemptOutcome, AutoUserScope, ElevationLevel, EnvironmentSetting, FailureCategory, FailureInfo,
     MetadataItem, TaskConstraints, TaskResult, TaskSpec, TaskState, UserIdentity,

@@ -71,6 +71,13 @@ codes! {
     JobBeingDeleted 409 "The specified job is being deleted."
     JobBeingTerminated 409 "The specified job is being terminated."
     JobCompleted 409 "The specified job has already completed."
+    JobScheduleNotFound 404 "The specified job schedule does not exist."
+    JobScheduleExists 409 "The specified job schedule already exists."
+    JobScheduleBeingTerminated 409 "The specified job schedule is being terminated."
+    JobScheduleBeingDeleted 409 "The specified job schedule is being deleted."
+    JobScheduleCompleted 409 "The specified job schedule has already completed."
+    JobScheduleWithSameIdExists 409 "A job schedule with the specified id already exists."
+    JobWithSameIdExists 409 "A job with the specified id already exists."
     TaskDependenciesNotSpecifiedOnJob 400 "The job does not use task dependencies; it has to be added with usesTaskDependencies = true."
     TaskDependencyListTooLong 400 "The ids of the tasks that a task depends on are too long together."
     TaskDependencyRangesTooLong 400 "A task depends on too many ranges of tasks."
@@ -256,6 +263,13 @@ impl From<RefusalCode> for Code {
             RefusalCode::TaskCompleted => Code::TaskCompleted,
             RefusalCode::TaskNotCompleted => Code::TaskNotCompleted,
             RefusalCode::TaskDependenciesNotSpecifiedOnJob => Code::TaskDependenciesNotSpecifiedOnJob,
+            RefusalCode::JobScheduleNotFound => Code::JobScheduleNotFound,
+            RefusalCode::JobScheduleExists => Code::JobScheduleExists,
+            RefusalCode::JobScheduleBeingTerminated => Code::JobScheduleBeingTerminated,
+            RefusalCode::JobScheduleBeingDeleted => Code::JobScheduleBeingDeleted,
+            RefusalCode::JobScheduleCompleted => Code::JobScheduleCompleted,
+            RefusalCode::JobScheduleWithSameIdExists => Code::JobScheduleWithSameIdExists,
+            RefusalCode::JobWithSameIdExists => Code::JobWithSameIdExists,
             RefusalCode::TaskSucceeded => Code::TaskSucceeded,
             RefusalCode::InvalidPropertyValue => Code::InvalidPropertyValue,
             RefusalCode::ConditionNotMet => Code::ConditionNotMet,
@@ -279,6 +293,15 @@ impl From<RefusalCode> for Code {
 mod tests {
     use super::*;
 
+    /// `JobSchedule` as people write it.
+    fn words(name: &str) -> String {
+        let spaced = name.chars().enumerate().flat_map(|(at, c)| {
+            let gap = (at > 0 && c.is_ascii_uppercase()).then_some(' ');
+            gap.into_iter().chain([c.to_ascii_lowercase()])
+        });
+        spaced.collect()
+    }
+
     #[test]
     fn the_table_keeps_the_patterns_that_callers_compare() {
         for code in Code::ALL {
@@ -288,11 +311,11 @@ mod tests {
             assert!((400..600).contains(&code.status()), "{name}");
             if let Some(thing) = name.strip_suffix("NotFound") {
                 assert_eq!(code.status(), 404, "{name}");
-                assert_eq!(sentence, format!("The specified {} does not exist.", thing.to_lowercase()));
+                assert_eq!(sentence, format!("The specified {} does not exist.", words(thing)));
             }
-            if let Some(thing) = name.strip_suffix("Exists") {
+            if let Some(thing) = name.strip_suffix("Exists").filter(|thing| !thing.contains("With")) {
                 assert_eq!(code.status(), 409, "{name}");
-                assert_eq!(sentence, format!("The specified {} already exists.", thing.to_lowercase()));
+                assert_eq!(sentence, format!("The specified {} already exists.", words(thing)));
             }
         }
     }

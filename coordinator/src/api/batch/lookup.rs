@@ -4,10 +4,14 @@
 //! so that a filter that hardly anything passes never holds the lock for long.
 
 use super::errors::{Code, Error};
-use super::views::{JobView, NodeView, Place, PoolView, RecentView, TaskView};
+use super::views::{JobView, NodeView, Place, PoolView, RecentView, ScheduleView, TaskView};
 use crate::api::odata::{Filter, Value};
-use crate::state::{Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, TaskPlace, TaskRecord};
-use lote_shared::model::{AccountId, JobId, JobKey, PoolId, PoolKey, TaskId, TaskKey, Timestamp};
+use crate::state::{
+    Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, ScheduleRecord, TaskPlace, TaskRecord,
+};
+use lote_shared::model::{
+    AccountId, JobId, JobKey, PoolId, PoolKey, ScheduleId, ScheduleKey, TaskId, TaskKey, Timestamp,
+};
 
 /// Records looked at under one lock.
 pub const SCAN_MAX: usize = 4_096;
@@ -274,6 +278,67 @@ pub fn jobs(
         |record| filter.is_none_or(|filter| filter.matches(&|path: &str| job_member(record, path))),
         |record| record.id.to_string(),
         |record| Some(job_view(cluster, record)),
+    ))
+}
+
+/// Jobs of a schedule, in the order of making.
+pub fn jobs_of_schedule(
+    cluster: &Cluster,
+    account: AccountId,
+    schedule: &str,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<JobView>, Error> {
+    let key = self::schedule(cluster, account, schedule)?.record.key;
+    let after = after.map(|text| text.parse().map(JobKey).map_err(|_| foreign_token())).transpose()?;
+    Ok(slice(
+        cluster.jobs_of_schedule(key, after),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| job_member(record, path))),
+        |record| record.key.to_string(),
+        |record| Some(job_view(cluster, record)),
+    ))
+}
+
+fn schedule_view(cluster: &Cluster, key: ScheduleKey) -> Option<ScheduleView> {
+    let (record, cold) = cluster.schedule(key)?;
+    let next_run = record.next_run(cluster.clock());
+    Some(ScheduleView { record: record.clone(), cold: cold.clone(), next_run })
+}
+
+pub fn schedule(cluster: &Cluster, account: AccountId, id: &str) -> Result<ScheduleView, Error> {
+    let id = ScheduleId::new(id).map_err(|_| Code::JobScheduleNotFound)?;
+    let key = cluster.schedule_by_id(account, &id).ok_or(Code::JobScheduleNotFound)?;
+    Ok(schedule_view(cluster, key).ok_or(Code::JobScheduleNotFound)?)
+}
+
+fn schedule_member<'a>(record: &'a ScheduleRecord, path: &str) -> Value<'a> {
+    match path {
+        "id" => Value::Text(record.id.as_str()),
+        "state" => Value::Text(record.state.as_str()),
+        "stateTransitionTime" => Value::Time(record.state_changed),
+        "creationTime" => Value::Time(record.created),
+        "lastModified" => Value::Time(record.version.modified),
+        _ => Value::Absent,
+    }
+}
+
+/// Schedules by id.
+pub fn schedules(
+    cluster: &Cluster,
+    account: AccountId,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<ScheduleView>, Error> {
+    let after = after.map(|text| ScheduleId::new(text).map_err(|_| foreign_token())).transpose()?;
+    Ok(slice(
+        cluster.schedules(account, after.as_ref()),
+        most,
+        |record| filter.is_none_or(|filter| filter.matches(&|path: &str| schedule_member(record, path))),
+        |record| record.id.to_string(),
+        |record| schedule_view(cluster, record.key),
     ))
 }
 

@@ -51,6 +51,17 @@ operations! {
     JobEnable "Job_Enable"
     JobTerminate "Job_Terminate"
     JobTaskCounts "Job_GetTaskCounts"
+    ScheduleAdd "JobSchedule_Add"
+    ScheduleList "JobSchedule_List"
+    ScheduleGet "JobSchedule_Get"
+    ScheduleExists "JobSchedule_Exists"
+    SchedulePatch "JobSchedule_Patch"
+    SchedulePut "JobSchedule_Update"
+    ScheduleDisable "JobSchedule_Disable"
+    ScheduleEnable "JobSchedule_Enable"
+    ScheduleTerminate "JobSchedule_Terminate"
+    ScheduleDelete "JobSchedule_Delete"
+    ScheduleJobs "Job_ListFromJobSchedule"
     TaskAdd "Task_Add"
     TaskList "Task_List"
     TaskAddCollection "Task_AddCollection"
@@ -201,17 +212,6 @@ mod tests {
                 "Certificate_CancelDeletion",
                 "Certificate_Delete",
                 "Certificate_Get",
-                "JobSchedule_Exists",
-                "JobSchedule_Delete",
-                "JobSchedule_Get",
-                "JobSchedule_Patch",
-                "JobSchedule_Update",
-                "JobSchedule_Disable",
-                "JobSchedule_Enable",
-                "JobSchedule_Terminate",
-                "JobSchedule_Add",
-                "JobSchedule_List",
-                "Job_ListFromJobSchedule",
                 "Job_ListPreparationAndReleaseTaskStatus",
                 "ComputeNode_AddUser",
                 "ComputeNode_DeleteUser",

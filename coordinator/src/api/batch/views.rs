@@ -1,8 +1,9 @@
 //! What an answer is written from: copies of records, taken under the read lock and written out after it.
 
-use crate::state::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
+use crate::state::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobId, NodeKey, PoolCold, PoolId, StartTask, TaskId, TaskSpec, TaskState, TaskTies,
+    JobCold, JobId, NodeKey, PoolCold, PoolId, ScheduleCold, StartTask, TaskId, TaskSpec, TaskState,
+    TaskTies, Timestamp,
 };
 use std::sync::Arc;
 
@@ -20,6 +21,13 @@ pub struct PoolView {
 pub struct JobView {
     pub record: JobRecord,
     pub cold: JobCold,
+}
+
+#[derive(Debug, Clone)]
+pub struct ScheduleView {
+    pub record: ScheduleRecord,
+    pub cold: ScheduleCold,
+    pub next_run: Option<Timestamp>,
 }
 
 /// Where a task ran last.

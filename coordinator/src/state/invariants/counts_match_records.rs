@@ -113,8 +113,11 @@ fn check_nodes(cluster: &Cluster) -> Result<(), String> {
 
 fn check_quota_counts(cluster: &Cluster) -> Result<(), String> {
     let mut active: BTreeMap<AccountId, u32> = BTreeMap::new();
-    for job in cluster.all_jobs().filter(|job| counts_as_active(job.state)) {
+    for job in cluster.all_jobs().filter(|job| counts_as_active(job)) {
         *active.entry(job.account).or_default() += 1;
+    }
+    for schedule in cluster.schedules.values().filter(|schedule| schedule.record.is_counted()) {
+        *active.entry(schedule.record.account).or_default() += 1;
     }
     for (id, account) in &cluster.accounts {
         let expected = active.remove(id).unwrap_or_default();

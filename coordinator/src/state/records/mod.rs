@@ -6,6 +6,7 @@ mod member;
 mod node;
 mod past;
 mod pool;
+mod schedule;
 mod task;
 
 pub use host::{AccountRecord, HostRecord, HostState};
@@ -14,4 +15,5 @@ pub use member::{ClusterSettings, Endpoints, MemberRecord, TokenRecord};
 pub use node::{NodeRecord, RecentTask};
 pub use past::{PAST_ATTEMPTS_MAX, PastAttempt, PastOutcome};
 pub use pool::PoolRecord;
+pub use schedule::ScheduleRecord;
 pub use task::{Ending, TaskPlace, TaskRecord};

@@ -7,4 +7,5 @@ mod members;
 mod pools;
 mod random;
 mod replay;
+mod schedules;
 mod tasks;

@@ -2,8 +2,8 @@
 //! rebuilt from the rows equals what was there, and the same log gives the same rows.
 
 use crate::state::command::{
-    Action, Admission, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, TaskAdd,
-    TokenClaim,
+    Action, Admission, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, ScheduleChange,
+    SchedulePatch, TaskAdd, TokenClaim,
 };
 use crate::state::invariants::Watch;
 use crate::state::testing::*;
@@ -103,6 +103,35 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
     }
 }
 
+/// Schedules come, change and go.
+fn schedule(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
+    let id = ScheduleId::new(&format!("s{}", a % 2)).expect("a name");
+    let recurrence = Recurrence {
+        not_before: c.is_multiple_of(4).then(|| cluster.clock().plus_ms(u64::from(c) * 10)),
+        not_after: c.is_multiple_of(7).then(|| cluster.clock().plus_ms(u64::from(a) * 100)),
+        start_window: c.is_multiple_of(3).then(|| Span::from_ms(i64::from(a))),
+        interval: (!c.is_multiple_of(5)).then(|| Span::from_ms(i64::from(b % 5_000))),
+    };
+    let condition = Condition::default();
+    let change =
+        |change| Action::ScheduleChange { schedule: id.clone(), condition: condition.clone(), change };
+    match b % 8 {
+        0 | 1 => {
+            let cold = ScheduleCold { display_name: None, metadata: Vec::new(), job: job_spec("any", "p0") };
+            Action::ScheduleAdd { spec: Box::new(ScheduleSpec { id, recurrence, cold }) }
+        }
+        2 => change(ScheduleChange::Disable),
+        3 => change(ScheduleChange::Enable),
+        4 if c.is_multiple_of(3) => change(ScheduleChange::Terminate { force: a.is_multiple_of(2) }),
+        5 if c.is_multiple_of(3) => change(ScheduleChange::Delete),
+        6 => {
+            let patch = SchedulePatch { recurrence: Some(recurrence), ..SchedulePatch::default() };
+            change(ScheduleChange::Patch(Box::new(patch)))
+        }
+        _ => Action::ScheduleCheck { schedule: ScheduleKey(u32::from(a % 6)) },
+    }
+}
+
 /// Names some of which are numbers, in more than one form.
 fn names(n: u16) -> String {
     match n % 12 {
@@ -135,7 +164,10 @@ fn ties(n: u16) -> TaskTies {
 
 fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
     let pool = pool_id(&format!("p{}", a % 2));
-    let job = job_id(&format!("j{}", a % 3));
+    let job = match a % 8 {
+        7 => job_id(&format!("s{}:job-{}", b % 2, c % 4)),
+        n => job_id(&format!("j{}", n % 3)),
+    };
     let task = task_id(&names(b));
     let condition = match c % 16 {
         0 => Condition { if_match: Some(vec!["0x1".to_owned()]), ..Condition::default() },
@@ -299,8 +331,10 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             Action::Report { node, attempts: attempts(cluster, node, b, c).into_iter().map(report).collect() }
         }
         72 => membership(cluster, a, b, c),
+        71 => schedule(cluster, a, b, c),
         _ => {
-            let cursor = match b % 4 {
+            let cursor = match b % 5 {
+                4 => CursorKey::Schedule(ScheduleKey(u32::from(a % 6))),
                 0 => CursorKey::Job(JobKey(u32::from(a % 6))),
                 3 => CursorKey::Deliveries(JobKey(u32::from(a % 6))),
                 1 => CursorKey::Pool(PoolKey(u32::from(a % 6))),

@@ -3,14 +3,15 @@
 use super::{environment, metadata};
 use crate::api::batch::json::Object;
 use crate::api::batch::views::JobView;
-use crate::state::TaskCounts;
-use lote_shared::model::{AllTasksAction, TaskFailureAction};
+use crate::state::{JobRecord, TaskCounts};
+use lote_shared::model::{
+    AllTasksAction, EnvironmentSetting, JobCold, JobConstraints, JobSpec, PoolId, TaskFailureAction,
+};
 
 pub fn write(object: &mut Object, base: &str, job: &JobView) {
     let record = &job.record;
     object.text("id", record.id.as_str());
     object.maybe_text("displayName", job.cold.display_name.as_deref());
-    object.boolean("usesTaskDependencies", record.uses_task_dependencies);
     object.text("url", &format!("{base}/jobs/{}", record.id));
     object.text("eTag", &record.version.etag_text());
     object.time("lastModified", record.version.modified);
@@ -21,29 +22,7 @@ pub fn write(object: &mut Object, base: &str, job: &JobView) {
         object.text("previousState", state.as_str());
         object.time("previousStateTransitionTime", at);
     }
-    object.number("priority", record.priority.into());
-    object.boolean("allowTaskPreemption", record.allow_task_preemption);
-    object.number("maxParallelTasks", record.max_parallel_tasks.into());
-    object.object("constraints", |object| {
-        object.span("maxWallClockTime", record.constraints.max_wall_clock);
-        object.number("maxTaskRetryCount", record.constraints.max_task_retry_count.into());
-    });
-    environment(object, "commonEnvironmentSettings", &job.cold.environment);
-    object.object("poolInfo", |object| object.text("poolId", record.pool.as_str()));
-    object.text(
-        "onAllTasksComplete",
-        match record.on_all_tasks_complete {
-            AllTasksAction::NoAction => "noaction",
-            AllTasksAction::TerminateJob => "terminatejob",
-        },
-    );
-    object.text(
-        "onTaskFailure",
-        match record.on_task_failure {
-            TaskFailureAction::NoAction => "noaction",
-            TaskFailureAction::PerformExitOptionsJobAction => "performexitoptionsjobaction",
-        },
-    );
+    settings(object, &Settings::of_record(record, &job.cold));
     metadata(object, &job.cold.metadata);
     object.object("executionInfo", |object| {
         object.time("startTime", record.created);
@@ -52,6 +31,80 @@ pub fn write(object: &mut Object, base: &str, job: &JobView) {
         object.maybe_text("terminateReason", record.terminate_reason.as_deref());
     });
     object.echo(&job.cold.echo);
+}
+
+/// What jobs and the plans for them have in common.
+struct Settings<'a> {
+    uses_task_dependencies: bool,
+    priority: i16,
+    allow_task_preemption: bool,
+    max_parallel_tasks: i32,
+    constraints: JobConstraints,
+    environment: &'a [EnvironmentSetting],
+    pool: &'a PoolId,
+    on_all_tasks_complete: AllTasksAction,
+    on_task_failure: TaskFailureAction,
+}
+
+macro_rules! settings_of {
+    ($from:expr, $cold:expr) => {
+        Settings {
+            uses_task_dependencies: $from.uses_task_dependencies,
+            priority: $from.priority,
+            allow_task_preemption: $from.allow_task_preemption,
+            max_parallel_tasks: $from.max_parallel_tasks,
+            constraints: $from.constraints,
+            environment: &$cold.environment,
+            pool: &$from.pool,
+            on_all_tasks_complete: $from.on_all_tasks_complete,
+            on_task_failure: $from.on_task_failure,
+        }
+    };
+}
+
+impl Settings<'_> {
+    fn of_record<'a>(record: &'a JobRecord, cold: &'a JobCold) -> Settings<'a> {
+        settings_of!(record, cold)
+    }
+
+    fn of_spec(spec: &JobSpec) -> Settings<'_> {
+        settings_of!(spec, spec.cold)
+    }
+}
+
+fn settings(object: &mut Object, settings: &Settings) {
+    object.boolean("usesTaskDependencies", settings.uses_task_dependencies);
+    object.number("priority", settings.priority.into());
+    object.boolean("allowTaskPreemption", settings.allow_task_preemption);
+    object.number("maxParallelTasks", settings.max_parallel_tasks.into());
+    object.object("constraints", |object| {
+        object.span("maxWallClockTime", settings.constraints.max_wall_clock);
+        object.number("maxTaskRetryCount", settings.constraints.max_task_retry_count.into());
+    });
+    environment(object, "commonEnvironmentSettings", settings.environment);
+    object.object("poolInfo", |object| object.text("poolId", settings.pool.as_str()));
+    object.text(
+        "onAllTasksComplete",
+        match settings.on_all_tasks_complete {
+            AllTasksAction::NoAction => "noaction",
+            AllTasksAction::TerminateJob => "terminatejob",
+        },
+    );
+    object.text(
+        "onTaskFailure",
+        match settings.on_task_failure {
+            TaskFailureAction::NoAction => "noaction",
+            TaskFailureAction::PerformExitOptionsJobAction => "performexitoptionsjobaction",
+        },
+    );
+}
+
+/// What the jobs of a schedule will be: a job without what only one that is there has.
+pub fn write_spec(object: &mut Object, spec: &JobSpec) {
+    object.maybe_text("displayName", spec.cold.display_name.as_deref());
+    settings(object, &Settings::of_spec(spec));
+    metadata(object, &spec.cold.metadata);
+    object.echo(&spec.cold.echo);
 }
 
 /// Tasks by state, and the slots they need.

@@ -4,6 +4,7 @@ pub mod file;
 pub mod job;
 pub mod node;
 pub mod pool;
+pub mod schedule;
 pub mod task;
 mod ties;
 

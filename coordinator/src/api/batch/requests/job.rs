@@ -14,17 +14,22 @@ const TERMINATE_REASON_MAX: usize = 1_024;
 /// `POST /jobs`.
 pub fn add(bytes: &[u8]) -> Result<JobSpec, Error> {
     let mut job = body(bytes, "BatchJobCreateOptions")?;
-    job.refuse_unbuilt(&["jobManagerTask", "jobPreparationTask", "jobReleaseTask"])?;
     let id = name(&mut job, "id", new_id)?;
-    let pool = pool_info(&mut job)?.ok_or_else(|| Error::missing("poolInfo"))?;
-    check_network(&job)?;
+    spec(&mut job, id)
+}
+
+/// What a job is beside its name; a schedule's `jobSpecification` has the same members.
+pub fn spec(job: &mut Members, id: JobId) -> Result<JobSpec, Error> {
+    job.refuse_unbuilt(&["jobManagerTask", "jobPreparationTask", "jobReleaseTask"])?;
+    let pool = pool_info(job)?.ok_or_else(|| Error::missing(&job.path("poolInfo")))?;
+    check_network(job)?;
     Ok(JobSpec {
         id,
         pool,
-        priority: priority(&mut job)?.unwrap_or(0),
-        max_parallel_tasks: max_parallel_tasks(&mut job)?.unwrap_or(-1),
-        constraints: constraints(&mut job)?.unwrap_or_default(),
-        on_all_tasks_complete: on_all_tasks_complete(&mut job).unwrap_or(AllTasksAction::NoAction),
+        priority: priority(job)?.unwrap_or(0),
+        max_parallel_tasks: max_parallel_tasks(job)?.unwrap_or(-1),
+        constraints: constraints(job)?.unwrap_or_default(),
+        on_all_tasks_complete: on_all_tasks_complete(job).unwrap_or(AllTasksAction::NoAction),
         on_task_failure: match job.text("onTaskFailure").as_deref() {
             Some("performexitoptionsjobaction") => TaskFailureAction::PerformExitOptionsJobAction,
             _ => TaskFailureAction::NoAction,
@@ -32,9 +37,9 @@ pub fn add(bytes: &[u8]) -> Result<JobSpec, Error> {
         uses_task_dependencies: job.boolean("usesTaskDependencies").unwrap_or(false),
         allow_task_preemption: job.boolean("allowTaskPreemption").unwrap_or(false),
         cold: JobCold {
-            display_name: display_name(&mut job)?,
-            environment: environment(&mut job, "commonEnvironmentSettings")?,
-            metadata: metadata(&mut job)?,
+            display_name: display_name(job)?,
+            environment: environment(job, "commonEnvironmentSettings")?,
+            metadata: metadata(job)?,
             echo: job.echo(&["networkConfiguration"]),
         },
     })
@@ -114,10 +119,10 @@ fn pool_info(job: &mut Members) -> Result<Option<PoolId>, Error> {
     let Some(mut info) = job.object("poolInfo") else { return Ok(None) };
     if info.has("poolId") == info.has("autoPoolSpecification") {
         let reason = "exactly one of poolId and autoPoolSpecification must be given";
-        return Err(Error::property("poolInfo", "", reason));
+        return Err(Error::property(&job.path("poolInfo"), "", reason));
     }
     if info.has("autoPoolSpecification") {
-        return Err(Error::not_built("poolInfo.autoPoolSpecification"));
+        return Err(Error::not_built(&info.path("autoPoolSpecification")));
     }
     name(&mut info, "poolId", PoolId::new).map(Some)
 }
@@ -127,7 +132,7 @@ fn priority(job: &mut Members) -> Result<Option<i16>, Error> {
     let priority = i16::try_from(number).ok().filter(|priority| (-1000..=1000).contains(priority));
     let refused = || {
         let reason = "it must be from -1000 to 1000";
-        Error::of_property(Code::OutOfRangePriority, "priority", &number.to_string(), reason)
+        Error::of_property(Code::OutOfRangePriority, &job.path("priority"), &number.to_string(), reason)
     };
     priority.map(Some).ok_or_else(refused)
 }
@@ -135,7 +140,8 @@ fn priority(job: &mut Members) -> Result<Option<i16>, Error> {
 fn max_parallel_tasks(job: &mut Members) -> Result<Option<i32>, Error> {
     let Some(number) = job.integer("maxParallelTasks") else { return Ok(None) };
     let count = i32::try_from(number).ok().filter(|count| *count == -1 || *count >= 1);
-    let refused = || Error::property("maxParallelTasks", &number.to_string(), "it must be -1, or 1 or more");
+    let refused =
+        || Error::property(&job.path("maxParallelTasks"), &number.to_string(), "it must be -1, or 1 or more");
     count.map(Some).ok_or_else(refused)
 }
 
@@ -160,7 +166,7 @@ fn check_network(job: &Members) -> Result<(), Error> {
     match subnet.and_then(Value::as_str) {
         Some(id) if id.to_ascii_lowercase().starts_with("/subscriptions/") => {
             let reason = "subnets of a cloud account are not available here";
-            Err(Error::property("networkConfiguration.subnetId", id, reason))
+            Err(Error::property(&job.path("networkConfiguration.subnetId"), id, reason))
         }
         _ => Ok(()),
     }

@@ -7,12 +7,13 @@
 pub mod job;
 pub mod parts;
 pub mod pool;
+pub mod schedule;
 pub mod task;
 pub mod ties;
 
 use super::errors::{Code, Error};
 use super::schema::schema;
-use lote_shared::model::Span;
+use lote_shared::model::{Span, Timestamp};
 use serde_json::{Map, Value};
 
 /// Reads a body that must be there.
@@ -101,6 +102,10 @@ impl Members {
 
     pub fn span(&mut self, name: &str) -> Option<Span> {
         self.members.remove(name).as_ref().and_then(Value::as_str).and_then(Span::parse)
+    }
+
+    pub fn time(&mut self, name: &str) -> Option<Timestamp> {
+        self.members.remove(name).as_ref().and_then(Value::as_str).and_then(Timestamp::parse)
     }
 
     pub fn object(&mut self, name: &str) -> Option<Members> {

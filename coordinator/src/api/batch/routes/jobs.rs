@@ -11,7 +11,7 @@ use crate::api::odata::{Field, Kind, Operators};
 use crate::state::{Action, Cluster};
 use lote_shared::model::JobId;
 
-const FIELDS: [Field; 8] = [
+pub(super) const FIELDS: [Field; 8] = [
     field("id", Kind::Text, Operators::OrderedAndPrefix),
     field("state", Kind::Text, Operators::Equality),
     field("stateTransitionTime", Kind::Time, Operators::Ordered),

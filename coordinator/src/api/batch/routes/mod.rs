@@ -4,6 +4,7 @@ mod files;
 mod jobs;
 mod nodes;
 mod pools;
+mod schedules;
 mod tasks;
 
 use super::call::Call;
@@ -48,6 +49,17 @@ pub async fn run(operation: Operation, call: &Call<'_>, success: u16) -> Result<
         Operation::JobEnable => jobs::enable(call).await,
         Operation::JobTerminate => jobs::terminate(call).await,
         Operation::JobTaskCounts => jobs::task_counts(call).await,
+        Operation::ScheduleAdd => schedules::add(call).await,
+        Operation::ScheduleList => schedules::list(call).await,
+        Operation::ScheduleGet => schedules::get(call).await,
+        Operation::ScheduleExists => schedules::exists(call).await,
+        Operation::SchedulePatch => schedules::patch(call).await,
+        Operation::SchedulePut => schedules::put(call).await,
+        Operation::ScheduleDisable => schedules::disable(call).await,
+        Operation::ScheduleEnable => schedules::enable(call).await,
+        Operation::ScheduleTerminate => schedules::terminate(call).await,
+        Operation::ScheduleDelete => schedules::delete(call).await,
+        Operation::ScheduleJobs => schedules::jobs(call).await,
         Operation::TaskAdd => tasks::add(call).await,
         Operation::TaskList => tasks::list(call).await,
         Operation::TaskAddCollection => tasks::add_collection(call).await,
