@@ -282,6 +282,52 @@ class Py14(Sdk):
     def task_counts(self, id):
         return self.client.job.get_task_counts(id)
 
+    # -- job schedules --------------------------------------------------------------------------------------------
+
+    def job_specification(self, pool_id, when_done=None, **members):
+        return models.JobSpecification(
+            pool_info=models.PoolInformation(pool_id=pool_id), on_all_tasks_complete=when_done, **members
+        )
+
+    def schedule(self, **times):
+        """`do_not_run_until`, `do_not_run_after`, `start_window`, `recurrence_interval`"""
+        return models.Schedule(**times)
+
+    def create_schedule(self, id, schedule, specification, metadata=None):
+        self.client.job_schedule.add(
+            models.JobScheduleAddParameter(
+                id=id, schedule=schedule, job_specification=specification, metadata=self.metadata(metadata)
+            )
+        )
+
+    def get_schedule(self, id):
+        return self.client.job_schedule.get(id)
+
+    def list_schedules(self, filter=None):
+        return list(self.client.job_schedule.list(_options("JobScheduleListOptions", filter=filter)))
+
+    def list_schedule_jobs(self, id):
+        return list(self.client.job.list_from_job_schedule(id))
+
+    def patch_schedule(self, id, **members):
+        self.client.job_schedule.patch(id, models.JobSchedulePatchParameter(**members))
+
+    def replace_schedule(self, id, schedule, specification):
+        replaced = models.JobScheduleUpdateParameter(schedule=schedule, job_specification=specification)
+        self.client.job_schedule.update(id, replaced)
+
+    def disable_schedule(self, id):
+        self.client.job_schedule.disable(id)
+
+    def enable_schedule(self, id):
+        self.client.job_schedule.enable(id)
+
+    def terminate_schedule(self, id):
+        self.client.job_schedule.terminate(id)
+
+    def delete_schedule(self, id):
+        self.client.job_schedule.delete(id)
+
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def create_task(self, job, task):

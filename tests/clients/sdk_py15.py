@@ -299,6 +299,51 @@ class Py15(Sdk):
     def task_counts(self, id):
         return self.client.get_job_task_counts(id)
 
+    # -- job schedules --------------------------------------------------------------------------------------------
+
+    def job_specification(self, pool_id, when_done=None, **members):
+        return models.BatchJobSpecification(
+            pool_info=models.BatchPoolInfo(pool_id=pool_id), all_tasks_complete_mode=when_done, **members
+        )
+
+    def schedule(self, **times):
+        """`do_not_run_until`, `do_not_run_after`, `start_window`, `recurrence_interval`"""
+        return models.BatchJobScheduleConfiguration(**times)
+
+    def create_schedule(self, id, schedule, specification, metadata=None):
+        options = models.BatchJobScheduleCreateOptions(
+            id=id, schedule=schedule, job_specification=specification, metadata=self.metadata(metadata)
+        )
+        self.client.create_job_schedule(options)
+
+    def get_schedule(self, id):
+        return self.client.get_job_schedule(id)
+
+    def list_schedules(self, filter=None):
+        return list(self.client.list_job_schedules(filter=filter))
+
+    def list_schedule_jobs(self, id):
+        return list(self.client.list_jobs_from_schedule(id))
+
+    def patch_schedule(self, id, **members):
+        self.client.update_job_schedule(id, models.BatchJobScheduleUpdateOptions(**members))
+
+    def replace_schedule(self, id, schedule, specification):
+        replaced = models.BatchJobSchedule(schedule=schedule, job_specification=specification)
+        self.client.replace_job_schedule(id, replaced)
+
+    def disable_schedule(self, id):
+        self.client.disable_job_schedule(id)
+
+    def enable_schedule(self, id):
+        self.client.enable_job_schedule(id)
+
+    def terminate_schedule(self, id):
+        self.client.begin_terminate_job_schedule(id, polling_interval=POLLING)
+
+    def delete_schedule(self, id):
+        self.client.begin_delete_job_schedule(id, polling_interval=POLLING)
+
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def create_task(self, job, task):

@@ -259,8 +259,6 @@ class TestNotBuiltYet:
     @pytest.mark.parametrize(
         "method, path, body",
         [
-            ("GET", "/jobschedules", None),
-            ("POST", "/jobschedules", {"id": "s", "schedule": {}, "jobSpecification": {"poolInfo": {"poolId": "p"}}}),
             ("GET", "/applications", None),
             ("GET", "/certificates", None),
             ("GET", "/poolusagemetrics", None),

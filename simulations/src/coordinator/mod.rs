@@ -398,6 +398,7 @@ impl Coordinator {
                 News::PoolChanged(_) | News::HostsChanged => reallocate = true,
                 News::RetryAt { .. }
                 | News::JobChanged(_)
+                | News::ScheduleChanged(_)
                 | News::CursorPending(_)
                 | News::MembersChanged => {}
             }
@@ -511,6 +512,9 @@ impl Coordinator {
                     commands.push((account_of(job), Action::JobCheckComplete { job }))
                 }
                 Deadline::Retry(task) => retries.push(task),
+                Deadline::Schedule(schedule) => {
+                    commands.push((keys::CLUSTER, Action::ScheduleCheck { schedule }));
+                }
             }
         }
         if !retries.is_empty() {
