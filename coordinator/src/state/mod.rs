@@ -50,4 +50,4 @@ pub use reply::{MembershipCode, Outcome, Refusal, RefusalCode, Reply};
 pub use step::{RECORDS_MAX, ROW_VERSION};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

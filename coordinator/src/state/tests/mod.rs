@@ -4,6 +4,6 @@ mod attempts;
 mod jobs;
 mod members;
 mod pools;
-mod random;
+pub(crate) mod random;
 mod replay;
 mod tasks;

@@ -297,6 +297,20 @@ fn history(ops: &[Op], mut look: impl FnMut(&World)) -> World {
     world
 }
 
+/// The commands of a random history of so many steps, always the same for a seed.
+pub(crate) fn commands(seed: u64, steps: usize) -> Vec<Command> {
+    let mut next = numbers(seed);
+    let ops: Vec<Op> = (0..steps).map(|_| (next() as u8, next(), next(), next())).collect();
+    history(&ops, |_| ()).log.into_iter().map(|(_, command)| command).collect()
+}
+
+fn numbers(mut seed: u64) -> impl FnMut() -> u16 {
+    move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from(seed >> 48).unwrap_or(0)
+    }
+}
+
 fn check(ops: &[Op]) {
     let world = history(ops, |_| ());
     assert_eq!(world.reload().digest(), world.cluster.digest(), "what was rebuilt differs");
@@ -329,11 +343,7 @@ proptest! {
 #[test]
 fn random_histories_reach_the_interesting_places() {
     // A generator that only ever got refusals would prove nothing.
-    let mut seed = 7_u64;
-    let mut next = || {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u16::try_from(seed >> 48).unwrap_or(0)
-    };
+    let mut next = numbers(7);
     let mut reached: BTreeMap<&str, BTreeSet<(u32, TaskKey)>> = BTreeMap::new();
     let goals =
         ["ran", "succeeded", "failed", "retried", "requeued", "backed off", "closing", "asked back", "lost"];
