@@ -15,9 +15,12 @@ use crate::replication::machine::{EngineMachine, load_cluster};
 use crate::replication::snapshot::Snapshots;
 use crate::replication::types::{self, TypeConfig};
 use crate::replication::{Config, open};
+use crate::state::blobs::{BlobAction, Headers};
+use crate::state::testing::ACCOUNT;
 use crate::state::tests::random;
-use crate::state::{Cluster, Command};
+use crate::state::{Action, Cluster, Command, Condition, IdempotencyKey};
 use crate::store::{MemoryStore, SwitchStore};
+use lote_shared::chunks::{Manifest, Position, Tree, tree};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,10 +68,60 @@ fn replay(golden: &Path) -> (String, Cluster) {
     (format!("{} {hash}\n", applied.index().unwrap()), load_cluster(&**engine.store()).unwrap())
 }
 
+/// Files come and go too, of which random histories know nothing.
+fn files() -> Vec<Command> {
+    let manifest = |n: u64| {
+        let root = tree::chunk_id(&n.to_le_bytes(), Position::Whole);
+        Manifest { length: n + 1, root, tree: Tree::Chunk }
+    };
+    let (container, any) = ("data".to_owned(), Condition::default());
+    let put = |name: &str, n| BlobAction::Put {
+        container: container.clone(),
+        blob: name.to_owned(),
+        condition: any.clone(),
+        content: manifest(n),
+        headers: Headers { content_md5: Some([n as u8; 16]), ..Headers::default() },
+        metadata: vec![("n".to_owned(), n.to_string())],
+        composed: None,
+    };
+    let stage = |n| BlobAction::Stage {
+        container: container.clone(),
+        blob: "staged".to_owned(),
+        id: format!("block-{n}"),
+        content: manifest(n),
+    };
+    let (name, blob) = (container.clone(), "a".to_owned());
+    let actions = [
+        BlobAction::ContainerCreate { name: name.clone(), metadata: Vec::new() },
+        BlobAction::ContainerCreate { name: "other".to_owned(), metadata: Vec::new() },
+        put("a", 1),
+        put("b", 2),
+        put("a", 3),
+        stage(4),
+        stage(5),
+        BlobAction::SetMetadata {
+            container: name.clone(),
+            blob: "b".to_owned(),
+            condition: any.clone(),
+            metadata: vec![("k".to_owned(), "v".to_owned())],
+        },
+        BlobAction::Delete { container: name, blob, condition: any.clone() },
+        BlobAction::ContainerDelete { name: "other".to_owned(), condition: any },
+        BlobAction::Sweep,
+    ];
+    let command = |(number, action)| Command {
+        account: ACCOUNT,
+        key: IdempotencyKey(u128::MAX - number),
+        action: Action::Blob(Box::new(action)),
+    };
+    (0..).zip(actions).map(command).collect()
+}
+
 async fn record(version: u32) {
     let scratch = tempfile::tempdir().unwrap();
     let (engine, replica) = open(Config::new(scratch.path())).await.unwrap();
-    let commands: Vec<Command> = random::commands(u64::from(version), 700);
+    let mut commands = random::commands(u64::from(version), 700);
+    commands.extend(files());
     for together in commands.chunks(TOGETHER) {
         let asked = together.iter().map(|command| engine.propose_command(command.clone()));
         for answer in futures::future::join_all(asked).await {
