@@ -8,3 +8,4 @@ mod life;
 mod members;
 mod storage;
 pub mod toy;
+mod version;

@@ -16,6 +16,7 @@ use super::records::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
 use super::table::TaskTable;
+use super::version::{self, Unsupported, Upgrade};
 use super::{Command, Reply, keys};
 use lote_shared::model::{
     AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, TaskKey, Timestamp,
@@ -93,6 +94,8 @@ pub enum Event {
     },
     /// Who belongs to the cluster is to be looked up again.
     MembersChanged,
+    /// Other rules hold from now on.
+    VersionRaised,
 }
 
 /// Why rows could not be taken back into memory.
@@ -102,6 +105,9 @@ pub enum LoadError {
     Row { key: String, why: String },
     #[error("{0}")]
     Inconsistent(String),
+    /// Nothing is wrong with the rows.
+    #[error(transparent)]
+    Version(#[from] Unsupported),
 }
 
 /// Counters and clock.
@@ -147,6 +153,7 @@ pub struct Cluster {
     meta_at: usize,
     pub(super) blobs: Blobs,
     pub(super) membership: Membership,
+    pub(super) upgrade: Upgrade,
 }
 
 impl Cluster {
@@ -178,6 +185,7 @@ impl Cluster {
     }
 
     fn act(&mut self, step: &mut Step, action: &Action) -> Reply {
+        self.check_since(action)?;
         match action {
             Action::AccountAdd { name, keys } => self.add_account(step, name, keys),
             Action::PoolAdd { spec } => self.add_pool(step, spec),
@@ -255,6 +263,11 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
+            Action::VersionRaise { to, witnesses } => self.raise_version(step, *to, witnesses),
+            Action::VersionHold => self.hold_version(step),
+            Action::VersionRelease => self.release_version(step),
+            #[cfg(feature = "next-version")]
+            Action::Rehearse { software } => self.rehearse(step, software),
         }
     }
 
@@ -303,7 +316,7 @@ impl Cluster {
 
     /// The next version of some record.
     pub(super) fn next_version(&mut self, step: &Step) -> Version {
-        self.meta.last_etag += 1;
+        self.meta.last_etag += self.etag_step();
         Version { etag: self.meta.last_etag, modified: step.now }
     }
 
@@ -377,7 +390,7 @@ impl Row<'_> {
 }
 
 impl Cluster {
-    /// Rebuilds memory from hot rows, in any order.
+    /// Rebuilds memory from hot rows, in any order. Those of a version that this build does not support are refused.
     pub fn load(rows: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Cluster, LoadError> {
         let mut cluster = Cluster::default();
         let mut pools: BTreeMap<PoolKey, Pool> = BTreeMap::new();
@@ -441,11 +454,14 @@ impl Cluster {
                     cluster.blobs.load(account, table, rest, &value).map_err(|why| row.error(why))?;
                 }
                 keys::Table::Membership => {
-                    cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
+                    if !cluster.upgrade.load(rest, &value).map_err(|why| row.error(why))? {
+                        cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
+                    }
                 }
                 keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
             }
         }
+        version::SUPPORTED.check(version::SOFTWARE, cluster.version())?;
         for (key, mut pool) in pools {
             pool.cold = pool_cold.remove(&key).unwrap_or_default();
             cluster.enter_pool(pool)?;

@@ -399,7 +399,8 @@ impl Coordinator {
                 News::RetryAt { .. }
                 | News::JobChanged(_)
                 | News::CursorPending(_)
-                | News::MembersChanged => {}
+                | News::MembersChanged
+                | News::VersionRaised => {}
             }
         }
         if reallocate {

@@ -7,3 +7,4 @@ mod pools;
 pub(crate) mod random;
 mod replay;
 mod tasks;
+mod version;

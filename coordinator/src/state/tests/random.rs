@@ -7,7 +7,10 @@ use crate::state::command::{
 };
 use crate::state::invariants::Watch;
 use crate::state::testing::*;
-use crate::state::{Batch, Cluster, ClusterSettings, Ending, TaskPlace, TaskRecord};
+use crate::state::version::{self, Witness};
+use crate::state::{
+    Batch, Cluster, ClusterSettings, ClusterVersion, Ending, MemberRecord, TaskPlace, TaskRecord,
+};
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
 use proptest::prelude::*;
@@ -65,9 +68,9 @@ fn attempts(cluster: &Cluster, node: NodeKey, a: u16, b: u16) -> Vec<AttemptRef>
 fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
     let token = TokenId(u64::from(c % 5));
     let coordinator = format!("c-{}", a % 9);
-    match b % 12 {
+    match b % 13 {
         0..=5 => {
-            let worker_wanted = b % 12 < 3;
+            let worker_wanted = b % 13 < 3;
             let role = if worker_wanted { MemberRole::Worker } else { MemberRole::Coordinator };
             let peer = if worker_wanted { format!("peer-{}", a % 4) } else { coordinator };
             let secret_hash = [u8::from(c.is_multiple_of(7)); 32];
@@ -95,6 +98,16 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
             }
         }
         9 | 10 => Action::MemberRemove { peer: coordinator },
+        11 => match c % 4 {
+            0 => Action::VersionHold,
+            1 | 2 => Action::VersionRelease,
+            _ => {
+                let supported = version::SUPPORTED;
+                let witness = |member: &MemberRecord| Witness { peer: member.peer.clone(), supported };
+                let to = ClusterVersion(u32::from(a) % (version::NEWEST.0 + 1));
+                Action::VersionRaise { to, witnesses: cluster.coordinators().map(witness).collect() }
+            }
+        },
         _ => {
             let cluster_id = (a % 2).to_string();
             let settings = ClusterSettings { cluster_id, lease_ms: 2_000, ca_certificate: String::new() };
