@@ -77,7 +77,7 @@ def test_rolling_upgrade_and_back_under_load(lote_cluster, folder, next_build):
     held = cli.upgrade(first.host, first.data_dir, "hold")
     assert held["cluster"] == present and held["heldSince"], held
     trial = Trial(cluster, folder, nodes=2)
-    load = trial.start_load(limit=100_000, seconds=1.0, chunk=2, pause=1.3)
+    load = trial.start_load(limit=100_000, seconds=0.6, chunk=2, pause=0.6)
     trial.wait_for_starts(5)
 
     for build, newest in [(next_build, present + 1), (None, present), (next_build, present + 1)]:
