@@ -47,6 +47,9 @@ pub fn main(command: Upgrade) -> anyhow::Result<ExitCode> {
 /// The version and what becomes of it, from a status.
 pub fn sentence(status: &Value) -> String {
     let version = &status["version"];
+    if version.is_null() {
+        return "1 or unknown: the coordinator that answered is of a build without versions".to_owned();
+    }
     let mut text = version["cluster"].to_string();
     if let Some(since) = version["heldSince"].as_str() {
         text.push_str(&format!(", held since {since}"));
@@ -85,6 +88,7 @@ mod tests {
             { "name": null, "peer": "p3", "supports": null },
         ]);
         for (version, expected) in [
+            (Value::Null, "1 or unknown: the coordinator that answered is of a build without versions"),
             (json!({ "cluster": 2 }), "2"),
             (json!({ "cluster": 2, "heldSince": "noon" }), "2, held since noon"),
             (json!({ "cluster": 2, "next": 3 }), "2; 3 comes in a moment"),

@@ -106,7 +106,7 @@ pub struct Coordinator {
     join_address: Option<SocketAddr>,
     sweeper: JoinHandle<()>,
     members: Option<JoinHandle<()>>,
-    versions: Vec<JoinHandle<()>>,
+    versions: JoinHandle<()>,
 }
 
 impl Coordinator {
@@ -179,10 +179,8 @@ impl Coordinator {
         };
         let leadership = seams.leadership.unwrap_or_else(|| replica.leadership());
         let tree = Arc::new(LeaderTree::start(parts, leadership.clone()));
-        let keeping = vec![
-            tokio::spawn(versions.clone().keep(network.clone(), leadership.clone())),
-            tokio::spawn(versions::note(engine.clone(), config.data_dir.clone())),
-        ];
+        let keeping = versions.clone().keep(network.clone(), leadership.clone(), config.data_dir.clone());
+        let keeping = tokio::spawn(keeping);
         let sessions = network.accept(Protocol::Session)?;
         tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
@@ -307,7 +305,10 @@ impl Coordinator {
             server.stop(true).await;
         }
         self.sweeper.abort();
-        self.members.iter().chain(&self.versions).for_each(JoinHandle::abort);
+        self.versions.abort();
+        if let Some(members) = &self.members {
+            members.abort();
+        }
         self.network.shutdown().await;
         self.tree.stop().await;
         self.replica.shutdown().await;

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::leadership::Leadership;
 use crate::replication;
 use crate::state::version::{self, Prospect, Supported, prospect};
-use crate::state::{Action, Cluster, ClusterVersion, Event, keys};
+use crate::state::{Action, ClusterVersion, keys};
 use futures::future::join_all;
 use lote_shared::network::{Incoming, Network, OpenError, PeerId, Protocol};
 use lote_shared::protocol::build::Build;
@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 /// Between two rounds of questions. A raise waits about so long after the last coordinator has changed its build.
@@ -61,13 +60,18 @@ impl Versions {
         })
     }
 
-    /// Asks the others, and while this coordinator leads has the version raised when its time has come. Runs until
-    /// dropped.
-    pub async fn keep(self, network: Network, leadership: watch::Receiver<Leadership>) {
+    /// Asks the others, and while this coordinator leads has the version raised when its time has come; notes in the
+    /// data folder, for builds that do not support it, what it has come to. Runs until dropped.
+    pub async fn keep(self, network: Network, leadership: watch::Receiver<Leadership>, folder: PathBuf) {
+        let mut noted = None;
         loop {
             self.ask(&network).await;
             if leadership.borrow().is_ours {
                 self.raise().await;
+            }
+            let version = Some(self.engine.version());
+            if noted != version {
+                noted = version.filter(|version| note(&folder, *version));
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -156,22 +160,8 @@ pub async fn serve(mut incoming: Incoming) {
     }
 }
 
-/// Writes the version into the data folder, now and whenever it is raised, for builds that do not support it.
-pub async fn note(engine: Engine, folder: PathBuf) {
-    let mut events = engine.events();
-    note_once(&folder, engine.version());
-    loop {
-        match events.recv().await {
-            Ok(batch) if !batch.contains(&Event::VersionRaised) => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => note_once(&folder, engine.read(Cluster::version)),
-            Err(RecvError::Closed) => return,
-        }
-    }
-}
-
-fn note_once(folder: &Path, version: ClusterVersion) {
-    if let Err(error) = replication::folder::note_version(folder, version) {
-        // The state says it as well; this only says it earlier and better.
-        tracing::warn!(%error, "the cluster version could not be noted in the data folder");
-    }
+/// The state says it as well; this says it earlier and better. False if it could not be written.
+fn note(folder: &Path, version: ClusterVersion) -> bool {
+    let noted = replication::folder::note_version(folder, version);
+    noted.inspect_err(|error| tracing::warn!(%error, "the cluster version could not be noted")).is_ok()
 }

@@ -94,8 +94,6 @@ pub enum Event {
     },
     /// Who belongs to the cluster is to be looked up again.
     MembersChanged,
-    /// Other rules hold from now on.
-    VersionRaised,
 }
 
 /// Why rows could not be taken back into memory.

@@ -9,7 +9,7 @@
 //! To add a version: a constant here with what it brings, [`NEWEST`] moved to it, the new commands' place in
 //! [`Action::since`], the recorded log of the version before (`replication/tests/golden.rs`).
 
-use super::cluster::{Cluster, Event};
+use super::cluster::Cluster;
 use super::command::Action;
 use super::keys;
 use super::reply::{MembershipCode as Code, Outcome, Refusal, RefusalCode, Reply};
@@ -177,7 +177,7 @@ pub(super) struct Upgrade {
 /// Rows of the membership table that are this module's, by the first byte of their key.
 pub(super) const VERSION_ROW: u8 = 4;
 pub(super) const HOLD_ROW: u8 = 5;
-pub(super) const REHEARSAL_ROW: u8 = 6;
+pub(super) const REHEARSAL_ROW: u8 = 255;
 
 impl Upgrade {
     /// Takes a row back into memory; false if it is none of ours.
@@ -373,7 +373,6 @@ impl Cluster {
         }
         self.upgrade.row = VersionRow { version: to, raised: step.now };
         step.put(keys::upgrade(VERSION_ROW), &self.upgrade.row);
-        step.event(Event::VersionRaised);
         Ok(Outcome::Done)
     }
 

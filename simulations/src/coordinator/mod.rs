@@ -399,8 +399,7 @@ impl Coordinator {
                 News::RetryAt { .. }
                 | News::JobChanged(_)
                 | News::CursorPending(_)
-                | News::MembersChanged
-                | News::VersionRaised => {}
+                | News::MembersChanged => {}
             }
         }
         if reallocate {
