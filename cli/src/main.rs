@@ -19,6 +19,7 @@ mod settings;
 mod status;
 mod stop;
 mod up;
+mod upgrade;
 mod worker;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -60,6 +61,9 @@ enum Command {
     Host(members::Host),
     /// Show the state of a running cluster.
     Status(status::Arguments),
+    /// The cluster version: hold it before an upgrade of the coordinators, release it after.
+    #[command(subcommand)]
+    Upgrade(upgrade::Upgrade),
     /// Why a task waits, what became of its attempts; how a pool's group and nodes are doing.
     Inspect(inspect::Arguments),
     /// Copy the state of a running cluster and the content of its files into a folder.
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Command::Token(token) => members::token(token),
         Command::Host(host) => members::host(host),
         Command::Status(status) => status::main(status),
+        Command::Upgrade(upgrade) => upgrade::main(upgrade),
         Command::Backup(backup) => backup::backup(backup),
         Command::Restore(restore) => backup::restore(restore),
         Command::Recover(recover) => recover::main(recover),

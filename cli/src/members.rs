@@ -16,7 +16,7 @@ pub struct Common {
     #[arg(long, env = "LOTE_DATA_DIR", default_value = ".lote")]
     data_dir: PathBuf,
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    pub output: Output,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -132,7 +132,7 @@ pub fn host(command: Host) -> anyhow::Result<ExitCode> {
     })?
 }
 
-fn client(common: &Common) -> anyhow::Result<Client> {
+pub fn client(common: &Common) -> anyhow::Result<Client> {
     Client::from_env_file(&common.data_dir.join("lote.env"))
 }
 
@@ -151,7 +151,7 @@ fn find(found: &Value, wanted: &str) -> anyhow::Result<String> {
     }
 }
 
-fn show(value: &Value) -> anyhow::Result<()> {
+pub fn show(value: &Value) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

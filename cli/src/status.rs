@@ -55,6 +55,7 @@ fn print(status: &Value) {
         text(&replica["appliedIndex"]),
         text(&replica["stateHash"]),
     );
+    println!("version  {}", crate::upgrade::sentence(status));
     let section = |name: &str, headings: &[&str], members: &[&str]| {
         let rows = status[name].as_array().into_iter().flatten();
         let rows: Vec<Vec<String>> =
@@ -75,12 +76,17 @@ fn print(status: &Value) {
             text(&member["name"]),
             duty.to_owned(),
             text(&member["matchedIndex"]),
+            text(&member["software"]),
+            crate::upgrade::range(&member["supports"]),
             addresses.collect::<Vec<_>>().join(" "),
         ]
     });
     println!(
         "\n{}",
-        table(&["MEMBER", "COORDINATOR", "DUTY", "LOG", "ADDRESSES"], &rows.collect::<Vec<_>>())
+        table(
+            &["MEMBER", "COORDINATOR", "DUTY", "LOG", "SOFTWARE", "SUPPORTS", "ADDRESSES"],
+            &rows.collect::<Vec<_>>()
+        )
     );
     section(
         "hosts",

@@ -8,7 +8,9 @@
 //! The write lock is held by exactly one thread, the one that applies.
 
 use crate::leadership::Leadership;
-use crate::state::{Action, Batch, Cluster, Command, Event, IdempotencyKey, Reply, Stamp};
+use crate::state::{
+    Action, Batch, Cluster, ClusterVersion, Command, Event, IdempotencyKey, Reply, Stamp, version,
+};
 use crate::store::{self, Store};
 use lote_shared::model::{AccountId, Timestamp};
 use parking_lot::RwLock;
@@ -31,6 +33,12 @@ pub enum Unavailable {
     NoQuorum,
     #[error("the command has {size} bytes; the limit is {limit}")]
     TooLarge { size: u64, limit: u64 },
+    /// There are coordinators that would not understand it.
+    #[error(
+        "this needs cluster version {needs}, and the cluster is at {has} until every coordinator runs a build that \
+         supports {needs}; see `lote upgrade status`"
+    )]
+    NotYet { needs: ClusterVersion, has: ClusterVersion },
 }
 
 /// One command on its way to the log.
@@ -133,6 +141,7 @@ impl Engine {
 
     fn submit_command(&self, command: Command) -> Result<Answer, Unavailable> {
         self.fence.as_ref().map_or(Ok(()), Fence::check)?;
+        self.check_version(&command.action)?;
         let bytes = command.encode().map_err(|error| match error {
             lote_shared::protocol::codec::Error::TooLarge { size, limit } => {
                 Unavailable::TooLarge { size, limit }
@@ -147,6 +156,23 @@ impl Engine {
         let term = self.fence.as_ref().filter(|fence| fence.in_log).map(|fence| fence.term);
         self.submit(Request::Propose(Proposal { command, bytes, answer, term, waiting }))?;
         Ok(wait)
+    }
+
+    /// An older build among the coordinators would stop at a command that it cannot decode. What this member has
+    /// applied may lag, but the version is only ever raised.
+    fn check_version(&self, action: &Action) -> Result<(), Unavailable> {
+        let needs = action.since();
+        // Nearly everything; the lock is then left alone.
+        if needs <= version::OLDEST {
+            return Ok(());
+        }
+        let has = self.version();
+        if needs <= has { Ok(()) } else { Err(Unavailable::NotYet { needs, has }) }
+    }
+
+    /// Which rules hold, as far as this member has applied.
+    pub fn version(&self) -> ClusterVersion {
+        self.read(Cluster::version)
     }
 
     /// Submits at once, so that calls made one after another are proposed in that order; the answer is awaited
@@ -199,7 +225,8 @@ impl Engine {
     }
 
     /// For the driver alone: applies one entry's commands under one write lock and stores the rows as one batch
-    /// together with `more` (the applied position).
+    /// together with `more` (the applied position). A raise of the version beyond what this build supports is an error,
+    /// and nothing is stored: this member has to stop there, and a newer build goes on.
     pub fn apply(
         &self,
         stamp: Stamp,
@@ -209,7 +236,13 @@ impl Engine {
         let mut batch = Batch::default();
         let replies = {
             let mut cluster = self.shared.cluster.write();
-            commands.iter().map(|command| cluster.apply(stamp, command, &mut batch)).collect()
+            let mut replies = Vec::with_capacity(commands.len());
+            for command in commands {
+                replies.push(cluster.apply(stamp, command, &mut batch));
+                // The next command has rules that this build does not know, and nothing may be stored of it.
+                version::SUPPORTED.check(version::SOFTWARE, cluster.version())?;
+            }
+            replies
         };
         let extra = more(&batch);
         batch.writes.extend(extra);

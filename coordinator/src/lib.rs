@@ -21,3 +21,4 @@ pub mod scheduling;
 pub mod service;
 pub mod state;
 pub mod store;
+pub mod versions;

@@ -4,7 +4,7 @@ use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
-use crate::api::ops::{backup, inspect};
+use crate::api::ops::{backup, inspect, upgrade};
 use crate::clock;
 use crate::data::replicas::Replicas;
 use crate::data::serve::{Caller, conversation};
@@ -19,6 +19,7 @@ use crate::pools::faults::Faults;
 use crate::pools::{GroupStatus, LeaderParts, LeaderTree, host_session};
 use crate::replication::{self, Replica};
 use crate::state::{Admission, Endpoints};
+use crate::versions::{self, Versions};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use libp2p::{Multiaddr, PeerId};
@@ -105,6 +106,7 @@ pub struct Coordinator {
     join_address: Option<SocketAddr>,
     sweeper: JoinHandle<()>,
     members: Option<JoinHandle<()>>,
+    versions: JoinHandle<()>,
 }
 
 impl Coordinator {
@@ -152,9 +154,13 @@ impl Coordinator {
 
         let folder = replication::Config::new(config.data_dir.clone());
         let (engine, replica) = replication::open_member(folder, seat.start(), Some(network.clone())).await?;
+        let versions = Versions::new(engine.clone(), network.peer());
+        tokio::spawn(versions::serve(network.accept(Protocol::Build)?));
         if replica.leadership().borrow().is_ours {
             // The only voter. What it says now is the first thing that a new cluster knows.
             members::found(&engine, &seat, &config, replica.only_voter()).await?;
+            // A cluster of one is at its newest version from the start, unless that is held.
+            versions.raise().await;
         } else {
             tokio::spawn(members::announce(engine.clone(), seat.admission()));
         }
@@ -173,6 +179,8 @@ impl Coordinator {
         };
         let leadership = seams.leadership.unwrap_or_else(|| replica.leadership());
         let tree = Arc::new(LeaderTree::start(parts, leadership.clone()));
+        let keeping = versions.clone().keep(network.clone(), leadership.clone(), config.data_dir.clone());
+        let keeping = tokio::spawn(keeping);
         let sessions = network.accept(Protocol::Session)?;
         tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
@@ -185,7 +193,12 @@ impl Coordinator {
             Ops { engine: engine.clone(), metrics: Arc::clone(&metrics), leadership: leadership.clone() };
         let batch_api = BatchApi::new(engine.clone(), Arc::clone(&files) as _, metrics);
         let replica = Arc::new(replica);
-        let watch = Watch { engine: engine.clone(), replica: Arc::clone(&replica), tree: Arc::clone(&tree) };
+        let watch = Watch {
+            engine: engine.clone(),
+            replica: Arc::clone(&replica),
+            tree: Arc::clone(&tree),
+            versions,
+        };
         let own = network.peer();
         let others = Arc::new(move || members.other_coordinators(own));
         let replicas = Replicas::new(network.clone(), others);
@@ -215,6 +228,7 @@ impl Coordinator {
                 inspect::service(cfg);
                 backup::service(cfg, sources.clone());
                 crate::api::ops::members::service(cfg, admin.clone());
+                upgrade::service(cfg);
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
             serve(blob, tls, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
@@ -235,6 +249,7 @@ impl Coordinator {
             join_address,
             sweeper,
             members: keeper,
+            versions: keeping,
         })
     }
 
@@ -290,6 +305,7 @@ impl Coordinator {
             server.stop(true).await;
         }
         self.sweeper.abort();
+        self.versions.abort();
         if let Some(members) = &self.members {
             members.abort();
         }

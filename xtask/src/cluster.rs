@@ -19,8 +19,12 @@ const NOT_HERE: i32 = 77;
 
 /// Builds `lote` and runs the tests; `more` goes to pytest.
 pub fn run(steps: &mut Steps, more: &[String]) {
-    let build = || workspace::run(cargo().args(["build", "--quiet", "--package", "lote"]));
-    if !steps.run("build of lote", build) {
+    // The next build first: the one that is left in place of `lote` is the one that everybody means.
+    let next = target().join("next-version/lote");
+    if !steps.run("build of the next lote, for upgrades", || build_next(&next)) {
+        return;
+    }
+    if !steps.run("build of lote", || build(&[])) {
         return;
     }
     let mut python = PathBuf::new();
@@ -33,13 +37,30 @@ pub fn run(steps: &mut Steps, more: &[String]) {
     }
     let notes = target().join("clients/cluster-notes.txt");
     let lote = target().join("debug/lote");
-    steps.run("cluster", || pytest(&python, &lote, &notes, more));
+    steps.run("cluster", || pytest(&python, [&lote, &next], &notes, more));
     for note in fs::read_to_string(&notes).unwrap_or_default().lines() {
         steps.note(note);
     }
 }
 
-fn pytest(python: &Path, lote: &Path, notes: &Path, more: &[String]) -> Result<()> {
+fn build(more: &[&str]) -> Result<()> {
+    workspace::run(cargo().args(["build", "--quiet", "--package", "lote"]).args(more))
+}
+
+/// Another build, which supports one cluster version more. Cargo keeps the parts of both, so that only the programs are
+/// linked anew.
+fn build_next(program: &Path) -> Result<()> {
+    build(&["--features", "next-version"])?;
+    let at = || format!("could not write {}", program.display());
+    let folder = program.parent().context("a path with a folder")?;
+    fs::create_dir_all(folder).with_context(at)?;
+    // It may be running, left by a test that was killed.
+    let new = program.with_extension("new");
+    fs::copy(target().join("debug/lote"), &new).with_context(at)?;
+    fs::rename(&new, program).with_context(at)
+}
+
+fn pytest(python: &Path, [lote, next]: [&Path; 2], notes: &Path, more: &[String]) -> Result<()> {
     fs::write(notes, "").with_context(|| format!("could not write {}", notes.display()))?;
     let mut command = Command::new(python);
     command
@@ -47,6 +68,7 @@ fn pytest(python: &Path, lote: &Path, notes: &Path, more: &[String]) -> Result<(
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
         .args(more)
         .env("LOTE_BIN", lote)
+        .env("LOTE_NEXT_BIN", next)
         .env("LOTE_NOTES", notes)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1");

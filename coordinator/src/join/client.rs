@@ -1,10 +1,11 @@
 //! The newcomer's side of joining.
 
 use super::authority::hex;
-use super::message::{Answer, PATH, Refused, Request};
+use super::message::{Answer, BUILD_HEADER, PATH, Refused, Request};
 use super::pin;
 use super::token::Token;
 use crate::clock;
+use crate::state::version;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lote_shared::network::Identity;
@@ -83,8 +84,8 @@ enum Trouble {
 async fn ask(http: &reqwest::Client, address: &str, request: &Request) -> Result<Answer, Trouble> {
     let body =
         serde_json::to_vec(request).map_err(|error| Trouble::Final(Error::Client(error.to_string())))?;
-    let call =
-        http.post(format!("https://{address}{PATH}")).header("content-type", "application/json").body(body);
+    let call = http.post(format!("https://{address}{PATH}")).header("content-type", "application/json");
+    let call = call.header(BUILD_HEADER, version::build_text()).body(body);
     let mut response = call.send().await.map_err(|error| Trouble::Here(root_cause(&error)))?;
     let status = response.status();
     let mut bytes = Vec::new();

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Path of the call.
 pub const PATH: &str = "/lote/join";
+/// The newcomer's build and what it supports. Not a member of the request, which older coordinators would refuse for it.
+pub const BUILD_HEADER: &str = "lote-build";
 pub const BODY_MAX: usize = 16 * 1024;
 /// How far a request's date may be from ours.
 pub const CLOCK_SKEW_MAX_MS: u64 = crate::api::auth::CLOCK_SKEW_MAX_MS;

@@ -1,13 +1,18 @@
 //! The join port of a coordinator. Whoever leads, every coordinator answers: its engine carries the command there.
 
 use super::authority::Authority;
-use super::message::{Account, Answer, BODY_MAX, CLOCK_SKEW_MAX_MS, Member, PATH, Refused, Request};
+use super::message::{
+    Account, Answer, BODY_MAX, BUILD_HEADER, CLOCK_SKEW_MAX_MS, Member, PATH, Refused, Request,
+};
 use super::throttle::Throttle;
 use super::token;
 use crate::clock;
 use crate::engine::Engine;
 use crate::replication::Replica;
-use crate::state::{Action, Cluster, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys};
+use crate::state::version::{self, Unsupported};
+use crate::state::{
+    Action, Cluster, ClusterVersion, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys,
+};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
@@ -98,7 +103,10 @@ async fn join(
             let message = format!("too many failed tries from {caller}; wait {} s", wait_ms.div_ceil(1000));
             Err(no(StatusCode::TOO_MANY_REQUESTS, "TooManyTries", message))
         }
-        None => answer(&body, &doors).await,
+        None => {
+            let build = request.headers().get(BUILD_HEADER).and_then(|text| text.to_str().ok());
+            answer(&body, build, &doors).await
+        }
     };
     match outcome {
         Ok(answer) => HttpResponse::Ok().json(answer),
@@ -112,7 +120,8 @@ async fn join(
     }
 }
 
-async fn answer(body: &[u8], doors: &Doors) -> Result<Answer, No> {
+/// `build`: what the newcomer's header says.
+async fn answer(body: &[u8], build: Option<&str>, doors: &Doors) -> Result<Answer, No> {
     let malformed = |why: String| no(StatusCode::BAD_REQUEST, "InvalidRequest", why);
     let request: Request = serde_json::from_slice(body).map_err(|error| malformed(error.to_string()))?;
     let (token, secret, admission) = request.check().map_err(malformed)?;
@@ -120,6 +129,10 @@ async fn answer(body: &[u8], doors: &Doors) -> Result<Answer, No> {
     let authority = doors.authority.fingerprint().map_err(|error| internal(error.to_string()))?;
     prove(&request, &authority)?;
 
+    if admission.role == MemberRole::Coordinator {
+        let judged = judge_build(build, doors.engine.version());
+        judged.map_err(|why| no(StatusCode::CONFLICT, "VersionNotSupported", why.to_string()))?;
+    }
     let claim = TokenClaim { token, secret_hash: token::hash(&secret) };
     let role = admission.role;
     let replaced = admission.replaces.as_ref().and_then(|replaces| {
@@ -163,6 +176,14 @@ async fn answer(body: &[u8], doors: &Doors) -> Result<Answer, No> {
             account,
         })
     })
+}
+
+/// A coordinator applies what the others apply. Workers have a protocol of their own with coordinators.
+pub(super) fn judge_build(build: Option<&str>, cluster: ClusterVersion) -> Result<(), Unsupported> {
+    let told = build.and_then(version::parse_build_text);
+    // The builds of before there were versions say nothing.
+    let (software, supported) = told.unwrap_or_else(|| ("of this newcomer".to_owned(), version::UNTOLD));
+    supported.check(&software, cluster)
 }
 
 /// The caller owns the peer id it names, and says so now.

@@ -8,7 +8,7 @@ use super::throttle::Throttle;
 use super::token::{Error as TokenError, Token, hash};
 use crate::clock;
 use crate::engine::{Engine, direct};
-use crate::state::{Action, Cluster, ClusterSettings, keys};
+use crate::state::{Action, Cluster, ClusterSettings, ClusterVersion, keys};
 use crate::store::MemoryStore;
 use actix_web::{App, HttpServer};
 use lote_shared::model::{MemberRole, Timestamp, TokenId};
@@ -137,6 +137,22 @@ impl Port {
 
     fn token(&self) -> Token {
         token(self.authority.fingerprint().unwrap(), std::slice::from_ref(&self.address))
+    }
+}
+
+#[test]
+fn a_coordinator_of_a_build_that_cannot_work_here_is_sent_away() {
+    for (build, cluster, good) in [
+        (None, 1, true),
+        (None, 2, false),
+        (Some("nonsense"), 1, true),
+        (Some("nonsense"), 2, false),
+        (Some("0.2.0/1-2"), 2, true),
+        (Some("0.2.0/1-2"), 3, false),
+        (Some("0.9.0/3-4"), 2, false),
+    ] {
+        let judged = server::judge_build(build, ClusterVersion(cluster));
+        assert_eq!(judged.is_ok(), good, "{build:?} in {cluster}: {judged:?}");
     }
 }
 

@@ -194,7 +194,9 @@ async fn assign(engine: &Engine, node: NodeKey, tasks: Vec<TaskKey>) -> Result<V
             Ok(Ok(Outcome::Assigned(attempts))) => return Ok(attempts),
             Ok(Ok(_)) => return Ok(Vec::new()),
             Ok(Err(refusal)) => return Err(AssignError::Refused(refusal)),
-            Err(error @ Unavailable::TooLarge { .. }) => return Err(AssignError::Unavailable(error)),
+            Err(error @ (Unavailable::TooLarge { .. } | Unavailable::NotYet { .. })) => {
+                return Err(AssignError::Unavailable(error));
+            }
             Err(Unavailable::Busy | Unavailable::NoQuorum) => tokio::time::sleep(RETRY_AFTER).await,
         }
     }

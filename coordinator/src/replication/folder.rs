@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock             held while a process uses the folder
-//! format-version   a number; a folder of a newer version is refused
+//! format-version   the cluster version of what is below; a build that does not know it touches nothing
 //! raft/member      this member's number and a checksum; written once its log exists
 //! raft/log/        segments            raft/snapshots/   the newest snapshot
 //! state/current    name of the folder that holds the state: state/0000000000000001/ …
@@ -18,14 +18,15 @@ use super::log::disk::{create_folder, sync_folder};
 use super::log::{self, EntryId};
 use super::snapshot::{self, Snapshots};
 use super::types::MemberId;
+use crate::state::version::{self, ClusterVersion};
 use crate::store::{self, SledStore, Store};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Version of everything below the folder.
-pub const FORMAT_VERSION: u32 = 1;
+/// What a new folder says; [`note_version`] raises it.
+pub const FORMAT_VERSION: u32 = ClusterVersion::V1.0;
 const POINTER: &str = "current";
 
 /// An opened folder; it is locked until this is dropped.
@@ -91,11 +92,13 @@ impl Folder {
             return write_small(&path, &format!("{FORMAT_VERSION}\n"));
         };
         match text.trim().parse::<u32>() {
-            Ok(found) if found > FORMAT_VERSION => {
-                Err(Error::NewerFormat { path: self.root.clone(), found, supported: FORMAT_VERSION })
+            Ok(0) | Err(_) => Err(Error::Unversioned { path: self.root.clone() }),
+            // It may lag behind the state, which is what counts: only too new a number says something.
+            Ok(found) if found <= version::NEWEST.0 => Ok(()),
+            Ok(found) => {
+                let refused = version::SUPPORTED.check(version::SOFTWARE, ClusterVersion(found));
+                refused.map_err(|why| Error::NewerFormat { path: self.root.clone(), why })
             }
-            Ok(FORMAT_VERSION) => Ok(()),
-            _ => Err(Error::Unversioned { path: self.root.clone() }),
         }
     }
 
@@ -185,16 +188,16 @@ impl StateFolders {
         usable: impl Fn(Arc<dyn Store>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if let Some(name) = self.current.clone() {
-            match self
-                .try_current(&name, purged)
-                .and_then(|store| usable(store).map_err(|error| error.to_string()))
-            {
-                Ok(()) => return Ok(()),
-                Err(why) => {
-                    tracing::warn!(state = name, why, "the state is rebuilt from snapshot and log");
-                    self.set_aside(&name)?;
+            let why = match self.try_current(&name, purged).map(&usable) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => {
+                    self.refuse_unsupported(&error)?;
+                    error.to_string()
                 }
-            }
+                Err(why) => why,
+            };
+            tracing::warn!(state = name, why, "the state is rebuilt from snapshot and log");
+            self.set_aside(&name)?;
         }
         let store = self.fresh()?;
         let position = match snapshots.current() {
@@ -211,9 +214,20 @@ impl StateFolders {
                 purged: purged.map_or(0, |id| id.index),
             });
         }
-        usable(store)?;
+        if let Err(error) = usable(store) {
+            self.refuse_unsupported(&error)?;
+            return Err(error);
+        }
         self.adopt()?;
         Ok(())
+    }
+
+    /// A state that another build can use is left alone.
+    fn refuse_unsupported(&self, error: &Error) -> Result<(), Error> {
+        match error.unsupported() {
+            Some(why) => Err(Error::NewerFormat { path: self.folder.clone(), why: why.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn try_current(&self, name: &str, purged: Option<EntryId>) -> Result<Arc<dyn Store>, String> {
@@ -262,6 +276,17 @@ impl Home for StateFolders {
         self.current = Some(name);
         Ok(())
     }
+}
+
+/// Writes down that what is in the folder has come to this version, so that a build that does not support it says so
+/// before it reads anything; also one of before there were versions, which takes it for the folder's format.
+pub fn note_version(root: &Path, version: ClusterVersion) -> Result<(), Error> {
+    let path = root.join("format-version");
+    let noted = read_small(&path)?.and_then(|text| text.trim().parse::<u32>().ok());
+    if noted.is_none_or(|noted| noted < version.0) {
+        write_small(&path, &format!("{version}\n"))?;
+    }
+    Ok(())
 }
 
 /// `number checksum`: a flipped bit must not make it another member's.

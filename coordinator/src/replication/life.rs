@@ -3,7 +3,7 @@
 use super::applier::{self, Applier, View};
 use super::clock::{ClockCore, Time};
 use super::driver::{self, Driver};
-use super::folder::Folder;
+use super::folder::{Folder, note_version};
 use super::forward::{FORWARDED_MAX, Forwarded, HasLost};
 use super::housekeeping::keep_log_short;
 use super::log::{self, Log};
@@ -214,6 +214,8 @@ fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<O
     let snapshots = folder.snapshots()?;
     let mut states = folder.states(config.store_cache_bytes)?;
     states.open_state(log.state().purged, &snapshots, |store| Ok(machine.load(store)?))?;
+    // For an older build that is started here one day; what is raised later is noted by `versions`.
+    note_version(&config.folder, machine.version())?;
     let applier = Applier::open(machine.clone(), Box::new(states), snapshots)?;
     let clock = ClockCore::new(last_stamp(&log, &applier)?);
     let view = applier.view();

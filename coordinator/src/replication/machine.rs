@@ -1,7 +1,7 @@
 //! What committed commands are applied to.
 
 use crate::engine::Engine;
-use crate::state::{Batch, Cluster, Command, LoadError, Reply, Stamp, keys};
+use crate::state::{Batch, Cluster, ClusterVersion, Command, LoadError, Reply, Stamp, keys};
 use crate::store::{self, Store, SwitchStore, Write};
 use std::sync::Arc;
 
@@ -19,6 +19,12 @@ pub trait Machine: Send + Sync + 'static {
 
     /// The store of the state.
     fn store(&self) -> Arc<dyn Store>;
+
+    /// Which rules hold, as far as it was brought: what replication itself writes that an older build does not know has to
+    /// wait for a version too.
+    fn version(&self) -> ClusterVersion {
+        ClusterVersion::V1
+    }
 
     /// Forgets everything and takes its state from another store, which becomes its own. On an error nothing has
     /// changed.
@@ -52,6 +58,10 @@ impl Machine for EngineMachine {
 
     fn store(&self) -> Arc<dyn Store> {
         self.store.current()
+    }
+
+    fn version(&self) -> ClusterVersion {
+        self.engine.version()
     }
 
     fn load(&self, store: Arc<dyn Store>) -> Result<(), LoadError> {

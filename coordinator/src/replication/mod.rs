@@ -62,11 +62,12 @@ pub use transport::{Links, Transport};
 pub use types::{Member, MemberId, Payload, Replies, TypeConfig, Types};
 
 use crate::engine::Engine;
+use crate::state::version::Unsupported;
 use crate::state::{Cluster, LoadError};
 use crate::store::{MemoryStore, SwitchStore};
 use lote_shared::network::{self as net, Network};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a coordinator keeps its state.
@@ -124,8 +125,8 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
     #[error("another process is using the data folder `{path}`")]
     Locked { path: PathBuf },
-    #[error("`{path}` was written by a newer Lote (format {found}; this one reads up to {supported})")]
-    NewerFormat { path: PathBuf, found: u32, supported: u32 },
+    #[error("`{path}` cannot be used by this build: {why}")]
+    NewerFormat { path: PathBuf, why: Unsupported },
     #[error(
         "`{path}` is not a data folder of Lote, or its version is unreadable; if it was one, see `lote recover`"
     )]
@@ -161,6 +162,29 @@ pub enum Error {
     Apply(#[from] applier::Error),
     #[error("raft: {0}")]
     Raft(String),
+}
+
+impl Error {
+    /// Whether nothing is wrong but the build: the data belong to a cluster version that it does not support.
+    fn unsupported(&self) -> Option<&Unsupported> {
+        use crate::store::Error as Store;
+        match self {
+            Error::NewerFormat { why, .. }
+            | Error::Load(LoadError::Version(why))
+            | Error::Apply(applier::Error::Load(LoadError::Version(why)))
+            | Error::Apply(applier::Error::Store(Store::Version(why))) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+/// A state of `path` that does not load: another build is the remedy, or a recovery.
+fn load_error(path: &Path) -> impl FnOnce(LoadError) -> Error {
+    let path = path.to_owned();
+    move |error| match error {
+        LoadError::Version(why) => Error::NewerFormat { path, why },
+        error => error.into(),
+    }
 }
 
 /// Opens or creates the data folder of a cluster of one without a network. Returns once it leads and has applied

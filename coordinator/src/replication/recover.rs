@@ -5,16 +5,16 @@
 //! taken. With several coordinators the log may hold entries that no quorum had; they are applied too: nobody was told
 //! that they were not.
 
-use super::Error;
 use super::applied::Applied;
 use super::applier::{self, Applier, MemoryHome};
 use super::folder::{Folder, io_error};
 use super::found::{self, found};
 use super::log::salvage::{Salvage, salvage};
 use super::log::{self, EntryId, FolderDisk, Log};
-use super::machine::{EngineMachine, Machine};
+use super::machine::{EngineMachine, Machine, load_cluster};
 use super::snapshot::{self, SnapshotFile, Snapshots};
 use super::types::{self, MemberId, TypeConfig};
+use super::{Error, load_error};
 use crate::engine::Engine;
 use crate::state::Cluster;
 use crate::store::{self, MemoryStore, SledStore, Store, SwitchStore};
@@ -120,7 +120,7 @@ pub fn force_single(root: &Path) -> Result<Recovery, Error> {
     }
     let voted = found_log.vote.map(|vote| vote.node);
     // The state counts numbers that Raft never had: of members that were admitted, and gone before they were added.
-    let given = super::machine::load_cluster(&*store)?.last_member();
+    let given = load_cluster(&*store).map_err(load_error(root))?.last_member();
     let numbers = members.into_iter().chain(known).chain(voted).chain([given]);
     let next = numbers.max().unwrap_or(0).checked_add(1);
     recovery.member =
@@ -138,7 +138,7 @@ pub fn restore(snapshot: &Path, root: &Path) -> Result<Recovery, Error> {
     let store = SledStore::open(&scratch.path.join("state"), CACHE_BYTES)?;
     let applied = snapshot::load(&SnapshotFile { path: snapshot.to_owned() }, &store)?;
     applier::check_position(&store, &applied)?;
-    let given = super::machine::load_cluster(&store)?.last_member();
+    let given = load_cluster(&store).map_err(load_error(snapshot))?.last_member();
     let greatest = found::members(&applied).into_iter().chain([given]).max().unwrap_or(0);
     let member = greatest.saturating_add(1);
     found(root, member, applied.id.map_or(0, |id| id.term), &applied, &store)?;
@@ -160,7 +160,7 @@ pub fn read_snapshot(path: &Path) -> Result<(Option<u64>, String, Cluster), Erro
     let applied = snapshot::load(&SnapshotFile { path: path.to_owned() }, &store)?;
     applier::check_position(&store, &applied)?;
     let hash = applied.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((applied.index(), hash, super::machine::load_cluster(&store)?))
+    Ok((applied.index(), hash, load_cluster(&store).map_err(load_error(path))?))
 }
 
 /// The newest whole snapshot file of a running member's folder.
@@ -213,7 +213,7 @@ fn current_state(root: &Path) -> Result<Option<Stored>, String> {
     let store: Arc<dyn Store> =
         Arc::new(SledStore::open(&folder, CACHE_BYTES).map_err(|error| error.to_string())?);
     let applied = applier::read_applied(&*store).map_err(|error| error.to_string())?;
-    super::machine::load_cluster(&*store).map_err(|error| error.to_string())?;
+    load_cluster(&*store).map_err(|error| error.to_string())?;
     Ok(Some((store, applied)))
 }
 
@@ -251,19 +251,28 @@ fn bring_forward(
         let switch = Arc::new(SwitchStore::new(store.clone()));
         let (engine, _queue) = Engine::new(Cluster::new(), switch.clone());
         let machine = Arc::new(EngineMachine::new(&engine, switch));
-        machine.load(store.clone())?;
+        machine.load(store.clone()).map_err(load_error(scratch))?;
         let snapshots = Snapshots::open(&scratch.join("snapshots"))?;
         let mut applier = Applier::open(machine, Box::new(MemoryHome), snapshots)?;
         let first = candidate.applied.index().map_or(0, |index| index + 1);
         let end = reach.map_or(0, |reach| reach + 1);
         let mut stuck = None;
         for entry in (first..end).map_while(|index| log.entries.get(&index)) {
-            let applied = types::from_log::<TypeConfig>(entry)
-                .map_err(|error| error.to_string())
-                .and_then(|entry| applier.apply(&entry).map_err(|error| error.to_string()));
-            if let Err(why) = applied {
-                stuck = Some((entry.id.index, why));
-                break;
+            let applied =
+                types::from_log::<TypeConfig>(entry).map_err(|error| error.to_string()).and_then(|entry| {
+                    match applier.apply(&entry).map_err(Error::from) {
+                        Ok(_) => Ok(Ok(())),
+                        // Nothing is wrong with it, and all that follows would be lost.
+                        Err(error) if error.unsupported().is_some() => Ok(Err(error)),
+                        Err(error) => Err(error.to_string()),
+                    }
+                });
+            match applied {
+                Ok(usable) => usable?,
+                Err(why) => {
+                    stuck = Some((entry.id.index, why));
+                    break;
+                }
             }
         }
         match stuck {

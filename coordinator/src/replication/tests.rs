@@ -3,7 +3,9 @@
 
 mod cluster;
 mod faults;
+mod golden;
 mod life;
 mod members;
 mod storage;
 pub mod toy;
+mod version;

@@ -17,6 +17,7 @@ use super::records::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskReco
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
 use super::table::TaskTable;
+use super::version::{self, Unsupported, Upgrade};
 use super::{Command, Reply, keys};
 use lote_shared::model::{
     AccountId, AttemptRef, HostKey, JobKey, NodeKey, PoolId, PoolKey, ScheduleKey, TaskKey, Timestamp,
@@ -104,6 +105,9 @@ pub enum LoadError {
     Row { key: String, why: String },
     #[error("{0}")]
     Inconsistent(String),
+    /// Nothing is wrong with the rows.
+    #[error(transparent)]
+    Version(#[from] Unsupported),
 }
 
 /// Counters and clock.
@@ -152,6 +156,7 @@ pub struct Cluster {
     meta_at: usize,
     pub(super) blobs: Blobs,
     pub(super) membership: Membership,
+    pub(super) upgrade: Upgrade,
 }
 
 impl Cluster {
@@ -183,6 +188,7 @@ impl Cluster {
     }
 
     fn act(&mut self, step: &mut Step, action: &Action) -> Reply {
+        self.check_since(action)?;
         match action {
             Action::AccountAdd { name, keys } => self.add_account(step, name, keys),
             Action::PoolAdd { spec } => self.add_pool(step, spec),
@@ -270,6 +276,11 @@ impl Cluster {
             Action::TiedTasksAdd { job, tasks } => {
                 self.add_tasks(step, job, tasks.iter().map(|(task, ties)| (task, Some(ties))))
             }
+            Action::VersionRaise { to, witnesses } => self.raise_version(step, *to, witnesses),
+            Action::VersionHold => self.hold_version(step),
+            Action::VersionRelease => self.release_version(step),
+            #[cfg(feature = "next-version")]
+            Action::Rehearse { software } => self.rehearse(step, software),
         }
     }
 
@@ -322,7 +333,7 @@ impl Cluster {
 
     /// The next version of some record.
     pub(super) fn next_version(&mut self, step: &Step) -> Version {
-        self.meta.last_etag += 1;
+        self.meta.last_etag += self.etag_step();
         Version { etag: self.meta.last_etag, modified: step.now }
     }
 
@@ -399,7 +410,7 @@ impl Row<'_> {
 }
 
 impl Cluster {
-    /// Rebuilds memory from hot rows, in any order.
+    /// Rebuilds memory from hot rows, in any order. Those of a version that this build does not support are refused.
     pub fn load(rows: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Cluster, LoadError> {
         let mut cluster = Cluster::default();
         let mut pools: BTreeMap<PoolKey, Pool> = BTreeMap::new();
@@ -473,7 +484,9 @@ impl Cluster {
                     cluster.blobs.load(account, table, rest, &value).map_err(|why| row.error(why))?;
                 }
                 keys::Table::Membership => {
-                    cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
+                    if !cluster.upgrade.load(rest, &value).map_err(|why| row.error(why))? {
+                        cluster.membership.load(rest, &value).map_err(|why| row.error(why))?;
+                    }
                 }
                 keys::Table::TaskTies | keys::Table::Satisfied | keys::Table::Delivery => {
                     ties.push(StoredTie::read(table, rest, &value).map_err(|why| row.error(why))?);
@@ -481,6 +494,7 @@ impl Cluster {
                 keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
             }
         }
+        version::SUPPORTED.check(version::SOFTWARE, cluster.version())?;
         for (key, mut pool) in pools {
             pool.cold = pool_cold.remove(&key).unwrap_or_default();
             cluster.enter_pool(pool)?;

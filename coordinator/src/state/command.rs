@@ -7,6 +7,7 @@
 use super::blobs::BlobAction;
 use super::records::ClusterSettings;
 use super::records::Endpoints;
+use super::version::{ClusterVersion, Witness};
 use lote_shared::model::{
     AccountId, AttemptRef, DeallocationOption, DisableTasks, HostCapacity, HostKey, JobConstraints, JobId,
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
@@ -123,7 +124,7 @@ pub enum CursorKey {
     Schedule(ScheduleKey),
 }
 
-/// Every change there is. Grows only at the end.
+/// Every change there is. Grows only at the end; [`Action::since`] says which cluster version a new one needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Makes the account; a second time with the same name changes nothing.
@@ -341,6 +342,14 @@ pub enum Action {
         admission: Box<Admission>,
         member: u64,
     },
+    /// From now on the rules and commands of this version hold; `witnesses` are all coordinators, and what they support.
+    VersionRaise {
+        to: ClusterVersion,
+        witnesses: Vec<Witness>,
+    },
+    /// The version stays as it is until it is released, so that builds of it can come back.
+    VersionHold,
+    VersionRelease,
     /// As [`Action::TasksAdd`], for tasks of which at least one is tied to others.
     TiedTasksAdd {
         job: JobId,
@@ -357,6 +366,11 @@ pub enum Action {
     /// The time has come to look at a schedule; refused quietly if it has not.
     ScheduleCheck {
         schedule: ScheduleKey,
+    },
+    /// Of the build for tests; stays the last one.
+    #[cfg(feature = "next-version")]
+    Rehearse {
+        software: String,
     },
 }
 

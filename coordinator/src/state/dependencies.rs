@@ -16,6 +16,7 @@ use super::intervals::Intervals;
 use super::keys;
 use super::records::TaskPlace;
 use super::step::{ROW_VERSION, Step};
+use super::version::ClusterVersion;
 use lote_shared::model::{AccountId, DependsOn, JobKey, TaskId, TaskKey, TaskTies};
 use lote_shared::protocol::codec;
 use serde::de::DeserializeOwned;
@@ -306,6 +307,10 @@ impl Cluster {
 
     /// A task ended so that those which depend on it may start.
     pub(super) fn satisfy(&mut self, step: &mut Step, job_key: JobKey, task: TaskKey) {
+        if self.version() < ClusterVersion::V2 {
+            // Nothing can depend on it yet, and other builds know no such rows.
+            return;
+        }
         let depending = self.jobs.get_mut(&job_key).filter(|job| job.record.uses_task_dependencies);
         let (Some(job), Some(task)) = (depending, self.tasks.get(task)) else { return };
         let account = job.record.account;

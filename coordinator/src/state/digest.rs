@@ -61,7 +61,7 @@ impl Cluster {
         for task in self.tasks.iter() {
             sink.add((task, Standing::of(task)));
         }
-        sink.add(&self.membership);
+        sink.add((&self.membership, &self.upgrade));
         sink.add((&self.cursors, &self.deadlines, &self.answers, &self.blobs));
         *sink.0.finalize().as_bytes()
     }

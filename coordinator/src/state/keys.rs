@@ -29,7 +29,7 @@ pub enum Table {
     Container = 11,
     Blob = 12,
     Block = 13,
-    /// Members, join tokens, and what the cluster is.
+    /// Members, join tokens, what the cluster is, and its version.
     Membership = 14,
     /// What tasks depend on and what their ends mean.
     TaskTies = 15,
@@ -196,6 +196,11 @@ pub fn token(token: TokenId) -> Vec<u8> {
     let mut rest = vec![3];
     rest.extend_from_slice(&token.0.to_be_bytes());
     key(CLUSTER, Table::Membership, &rest)
+}
+
+/// A row of the cluster version, by its first byte.
+pub(super) fn upgrade(row: u8) -> Vec<u8> {
+    key(CLUSTER, Table::Membership, &[row])
 }
 
 pub fn cursor(cursor: CursorKey) -> Vec<u8> {

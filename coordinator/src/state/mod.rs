@@ -42,6 +42,7 @@ mod table;
 mod tasks;
 pub mod testing;
 mod timetable;
+pub mod version;
 
 pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
@@ -54,6 +55,7 @@ pub use pools::POOLS_MAX;
 pub use records::*;
 pub use reply::{MembershipCode, Outcome, Refusal, RefusalCode, Reply};
 pub use step::{RECORDS_MAX, ROW_VERSION};
+pub use version::ClusterVersion;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

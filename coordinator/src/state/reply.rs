@@ -152,4 +152,8 @@ pub enum MembershipCode {
     HostIdentityCopied,
     /// The number of a coordinator that founds was another's.
     MemberNumberGiven,
+    /// The cluster version is held where it is.
+    VersionHeld,
+    /// Not every coordinator supports the cluster version.
+    VersionNotSupported,
 }

@@ -26,6 +26,9 @@ pub enum Error {
     Damaged(String),
     #[error("the store failed: {0}")]
     Io(String),
+    /// What was to be stored belongs to a cluster version that this build does not know.
+    #[error(transparent)]
+    Version(#[from] crate::state::version::Unsupported),
 }
 
 /// Ordered byte keys. Methods may be called from several threads; batches are atomic and become visible as one.

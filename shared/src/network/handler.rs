@@ -98,6 +98,7 @@ impl ConnectionHandler for Handler {
                 Protocol::Raft => &[Protocol::Raft],
                 Protocol::Snapshot => &[Protocol::Snapshot],
                 Protocol::Engine => &[Protocol::Engine],
+                Protocol::Build => &[Protocol::Build],
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(Negotiation(offer), reply),

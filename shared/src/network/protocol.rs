@@ -34,17 +34,20 @@ pub enum Protocol {
     Snapshot,
     /// What a coordinator that does not lead asks of the one that does.
     Engine,
+    /// Which build a coordinator is (`protocol::build`).
+    Build,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 6] = [
+    pub const ALL: [Protocol; 7] = [
         Protocol::Session,
         Protocol::Files,
         Protocol::Data,
         Protocol::Raft,
         Protocol::Snapshot,
         Protocol::Engine,
+        Protocol::Build,
     ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
@@ -56,6 +59,7 @@ impl Protocol {
             Protocol::Raft => "/lote/raft/1",
             Protocol::Snapshot => "/lote/snapshot/1",
             Protocol::Engine => "/lote/engine/1",
+            Protocol::Build => "/lote/build/1",
         }
     }
 
@@ -63,7 +67,7 @@ impl Protocol {
     pub const fn may_open(self, role: Role) -> bool {
         match self {
             Protocol::Session => matches!(role, Role::Worker),
-            Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine => {
+            Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
                 matches!(role, Role::Coordinator)
             }
             Protocol::Data => true,
@@ -74,7 +78,7 @@ impl Protocol {
     /// through the coordinator that holds the host's session.
     pub const fn may_serve(self, role: Role) -> bool {
         match self {
-            Protocol::Session | Protocol::Raft | Protocol::Snapshot | Protocol::Engine => {
+            Protocol::Session | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
                 matches!(role, Role::Coordinator)
             }
             Protocol::Files | Protocol::Data => true,
@@ -86,7 +90,7 @@ impl Protocol {
     /// A session needs one; the spare ones let a host come back before its broken connection was noticed here.
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
-            Protocol::Session | Protocol::Snapshot => 4,
+            Protocol::Session | Protocol::Snapshot | Protocol::Build => 4,
             Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 16,
         }
     }
@@ -95,7 +99,7 @@ impl Protocol {
     pub(super) const fn accept_queue_max(self) -> usize {
         match self {
             Protocol::Session => 256,
-            Protocol::Snapshot => 4,
+            Protocol::Snapshot | Protocol::Build => 4,
             Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 64,
         }
     }
@@ -105,6 +109,7 @@ impl Protocol {
         match self {
             Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
             Protocol::Snapshot => 64 * 1024,
+            Protocol::Build => 1024,
             Protocol::Files | Protocol::Data => 1024 * 1024,
         }
     }
@@ -148,6 +153,7 @@ mod tests {
             (Protocol::Raft, true, false, true, false),
             (Protocol::Snapshot, true, false, true, false),
             (Protocol::Engine, true, false, true, false),
+            (Protocol::Build, true, false, true, false),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

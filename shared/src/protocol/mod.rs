@@ -1,5 +1,6 @@
 //! What travels between hosts and coordinators, and the rules that bound it.
 //!
+//! * [`build`]: which build a coordinator is, and what it supports.
 //! * [`codec`]: bincode with a format byte, a schema version and a size limit. The only door to bincode.
 //! * [`host`]: the messages of a host's session with the leader.
 //! * [`members`]: who belongs to the cluster, as members tell one another.
@@ -7,6 +8,7 @@
 //! * [`data`]: content of our own storage, chunk by chunk.
 //! * [`files`]: reading a node's files through a substream.
 
+pub mod build;
 pub mod codec;
 pub mod data;
 pub mod files;

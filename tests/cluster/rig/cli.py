@@ -124,6 +124,32 @@ def remove(host: Host, data_dir: Path, name: str) -> None:
     _ask(host, [str(binary()), "host", "remove", "--data-dir", str(data_dir), name])
 
 
+def upgrade(host: Host, data_dir: Path, order: str) -> dict:
+    """`hold`, `release` or `status` of the cluster version."""
+    return json.loads(_ask(host, [str(binary()), "upgrade", order, "--data-dir", str(data_dir), "--output", "json"]))
+
+
+def version(status: dict) -> int:
+    """The cluster version, as the coordinator that was asked has it."""
+    return int(status["version"]["cluster"])
+
+
+def builds(status: dict) -> dict[str, int | None]:
+    """The newest version that each coordinator supports; None for one that is silent."""
+    members = [member for member in status["members"] if member["role"] == "coordinator"]
+    return {member["name"]: member["supports"] and member["supports"]["newest"] for member in members}
+
+
+def sessions(status: dict) -> set[str]:
+    """The names of the hosts that have a session with the coordinator that was asked."""
+    return {host["name"] for host in status["hosts"] if host["session"] is not None and host["state"] == "joined"}
+
+
+def position(status: dict) -> tuple[int, str]:
+    """How far the coordinator that was asked has applied, and the hash of its state there."""
+    return applied(status), status["replica"]["stateHash"]
+
+
 def _ask(host: Host, command: list[str], timeout: float = 30.0) -> str:
     with host.entered():
         done = subprocess.run(

@@ -26,6 +26,8 @@ class Member:
         self.data_dir = folder / host.name
         self.log = folder / f"{host.name}.log"
         self.process: Process | None = None
+        #: Another build than the one under test, if it runs one.
+        self.program: Path | None = None
 
     def __repr__(self):
         return self.host.name
@@ -35,7 +37,10 @@ class Member:
 
     def start(self, token: str | None = None) -> None:
         assert self.process is None or not self.process.is_running(), f"{self} runs already"
-        self.process = Process(self.host, self.command(token), self.log, cli.ENVIRONMENT)
+        command = self.command(token)
+        if self.program:
+            command[0] = str(self.program)
+        self.process = Process(self.host, command, self.log, cli.ENVIRONMENT)
 
     def is_ready(self) -> bool:
         """Whether it serves; fails if it ended instead."""
@@ -51,6 +56,13 @@ class Member:
     def stop(self) -> None:
         code = self.process.stop()
         assert code == 0, f"{self} ended with {code} after SIGTERM\n{self.process.log_tail()}"
+
+    def change_build(self, program: Path | None) -> None:
+        """Stops it in good order and starts it again with another build; None is the one under test."""
+        self.stop()
+        self.program = program
+        self.start()
+        self.wait_until_ready()
 
     def kill(self) -> None:
         """`kill -9` of this process; on a worker, its keeper and tasks live on."""

@@ -216,7 +216,7 @@ impl From<Code> for Error {
 impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Error {
         match error {
-            Unavailable::Busy | Unavailable::NoQuorum => {
+            Unavailable::Busy | Unavailable::NoQuorum | Unavailable::NotYet { .. } => {
                 Error::new(Code::ServerBusy).because(error.to_string())
             }
             Unavailable::TooLarge { .. } => Error::new(Code::RequestBodyTooLarge).because(error.to_string()),

@@ -55,7 +55,7 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> HttpResponse {
 }
 
 /// Proposes, and makes of a refusal an answer.
-async fn change(admin: &Admin, action: Action, good: impl FnOnce() -> Value) -> HttpResponse {
+pub(super) async fn change(admin: &Admin, action: Action, good: impl FnOnce() -> Value) -> HttpResponse {
     let reply: Reply = match admin.engine.propose(keys::CLUSTER, action).await {
         Ok(reply) => reply,
         Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &error.to_string()),

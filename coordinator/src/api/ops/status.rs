@@ -1,11 +1,13 @@
 //! `/lote/status`: what the cluster consists of and is doing, for `lote status`. Signed like a Batch request,
 //! because it names pools and jobs.
 
+use super::upgrade;
 use crate::api::batch::{self, BatchApi};
 use crate::engine::Engine;
 use crate::pools::{GroupStatus, HostFacts, LeaderTree};
 use crate::replication::{MemberId, MemberStatus, Replica};
-use crate::state::{Cluster, HostState, MemberRecord};
+use crate::state::{Cluster, HostState, MemberRecord, version};
+use crate::versions::{Told, Versions};
 use actix_web::{HttpRequest, HttpResponse, web};
 use lote_shared::model::AccountId;
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ pub struct Watch {
     pub engine: Engine,
     pub replica: Arc<Replica>,
     pub tree: Arc<LeaderTree>,
+    pub versions: Versions,
 }
 
 /// Registers the page; before anything that takes every path.
@@ -61,13 +64,19 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
             "addresses": leader.addresses,
         })),
     });
-    body["members"] = watch.engine.read(|cluster| members(cluster, &watch.replica.members())).into();
-    body["software"] = json!(env!("CARGO_PKG_VERSION"));
+    let told = watch.versions.told();
+    body["members"] = watch.engine.read(|cluster| members(cluster, &watch.replica.members(), &told)).into();
+    body["software"] = json!(version::SOFTWARE);
+    body["version"] = upgrade::shown(&watch.engine, &watch.versions);
     HttpResponse::Ok().json(body)
 }
 
 /// Who was admitted; of coordinators also what Raft makes of them. Only the leader knows how far each of them is.
-fn members(cluster: &Cluster, raft: &BTreeMap<MemberId, MemberStatus>) -> Vec<Value> {
+fn members(
+    cluster: &Cluster,
+    raft: &BTreeMap<MemberId, MemberStatus>,
+    builds: &BTreeMap<String, Told>,
+) -> Vec<Value> {
     let member = |record: &MemberRecord| {
         let mut told = json!({
             "name": record.name,
@@ -80,6 +89,10 @@ fn members(cluster: &Cluster, raft: &BTreeMap<MemberId, MemberStatus>) -> Vec<Va
             told["member"] = json!(number);
             told["voter"] = json!(known.is_some_and(|known| known.is_voter));
             told["matchedIndex"] = json!(known.and_then(|known| known.matched));
+            // Null for one that does not answer.
+            let build = builds.get(&record.peer);
+            told["software"] = json!(build.map(|build| &build.software));
+            told["supports"] = json!(build.map(|build| upgrade::range(&build.supported)));
         }
         told
     };

@@ -184,9 +184,9 @@ async fn a_folder_belongs_to_one_process_and_one_version() {
     assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
     running.shutdown().await;
     start(config(folder.path())).await.unwrap().shutdown().await;
-    std::fs::write(folder.path().join("format-version"), "2\n").unwrap();
+    std::fs::write(folder.path().join("format-version"), "99\n").unwrap();
     let newer = start(config(folder.path())).await.map(|_| ());
-    assert!(matches!(newer, Err(Error::NewerFormat { found: 2, supported: 1, .. })), "{newer:?}");
+    assert!(matches!(newer, Err(Error::NewerFormat { .. })), "{newer:?}");
     std::fs::remove_file(folder.path().join("format-version")).unwrap();
     let foreign = start(config(folder.path())).await.map(|_| ());
     assert!(matches!(foreign, Err(Error::Unversioned { .. })), "{foreign:?}");

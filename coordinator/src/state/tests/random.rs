@@ -7,7 +7,10 @@ use crate::state::command::{
 };
 use crate::state::invariants::Watch;
 use crate::state::testing::*;
-use crate::state::{Batch, Cluster, ClusterSettings, Ending, TaskPlace, TaskRecord};
+use crate::state::version::{self, Witness};
+use crate::state::{
+    Batch, Cluster, ClusterSettings, ClusterVersion, Ending, MemberRecord, TaskPlace, TaskRecord,
+};
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
 use proptest::prelude::*;
@@ -65,9 +68,9 @@ fn attempts(cluster: &Cluster, node: NodeKey, a: u16, b: u16) -> Vec<AttemptRef>
 fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
     let token = TokenId(u64::from(c % 5));
     let coordinator = format!("c-{}", a % 9);
-    match b % 12 {
+    match b % 13 {
         0..=5 => {
-            let worker_wanted = b % 12 < 3;
+            let worker_wanted = b % 13 < 3;
             let role = if worker_wanted { MemberRole::Worker } else { MemberRole::Coordinator };
             let peer = if worker_wanted { format!("peer-{}", a % 4) } else { coordinator };
             let secret_hash = [u8::from(c.is_multiple_of(7)); 32];
@@ -95,6 +98,16 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
             }
         }
         9 | 10 => Action::MemberRemove { peer: coordinator },
+        11 => match c % 4 {
+            0 => Action::VersionHold,
+            1 | 2 => Action::VersionRelease,
+            _ => {
+                let supported = version::SUPPORTED;
+                let witness = |member: &MemberRecord| Witness { peer: member.peer.clone(), supported };
+                let to = ClusterVersion(u32::from(a) % (version::NEWEST.0 + 1));
+                Action::VersionRaise { to, witnesses: cluster.coordinators().map(witness).collect() }
+            }
+        },
         _ => {
             let cluster_id = (a % 2).to_string();
             let settings = ClusterSettings { cluster_id, lease_ms: 2_000, ca_certificate: String::new() };
@@ -370,6 +383,20 @@ fn history(ops: &[Op], mut look: impl FnMut(&World)) -> World {
     world
 }
 
+/// The commands of a random history of so many steps, always the same for a seed.
+pub(crate) fn commands(seed: u64, steps: usize) -> Vec<Command> {
+    let mut next = numbers(seed);
+    let ops: Vec<Op> = (0..steps).map(|_| (next() as u8, next(), next(), next())).collect();
+    history(&ops, |_| ()).log.into_iter().map(|(_, command)| command).collect()
+}
+
+fn numbers(mut seed: u64) -> impl FnMut() -> u16 {
+    move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from(seed >> 48).unwrap_or(0)
+    }
+}
+
 fn check(ops: &[Op]) {
     let world = history(ops, |_| ());
     assert_eq!(world.reload().digest(), world.cluster.digest(), "what was rebuilt differs");
@@ -407,11 +434,7 @@ proptest! {
 #[test]
 fn random_histories_reach_the_interesting_places() {
     // A generator that only ever got refusals would prove nothing.
-    let mut seed = 7_u64;
-    let mut next = || {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u16::try_from(seed >> 48).unwrap_or(0)
-    };
+    let mut next = numbers(7);
     let mut reached: BTreeMap<&str, BTreeSet<(u32, TaskKey)>> = BTreeMap::new();
     let goals = [
         "ran",
