@@ -262,6 +262,13 @@ impl Home for StateFolders {
         self.current = Some(name);
         Ok(())
     }
+
+    fn discard(&mut self) {
+        if let Some(name) = self.fresh.take() {
+            // What sled's own threads still write there goes at the next start.
+            let _ = fs::remove_dir_all(self.folder.join(name));
+        }
+    }
 }
 
 /// `number checksum`: a flipped bit must not make it another member's.

@@ -19,6 +19,7 @@
 
 mod applied;
 mod applier;
+mod build;
 mod clock;
 mod driver;
 mod due;

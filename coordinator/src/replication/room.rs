@@ -8,9 +8,11 @@
 
 use super::types::Types;
 use openraft::Raft;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -103,6 +105,42 @@ impl Gate {
     pub fn is_open(&self) -> bool {
         let is_low = |(free, total)| !next(true, free, Limits::of(total));
         *self.has_room.borrow() && !measure(&self.folder).is_ok_and(is_low)
+    }
+}
+
+/// Who writes much at once, a snapshot say, asks here: it must not be what makes this member step back.
+#[derive(Clone)]
+pub struct Room(Arc<dyn Fn(u64) -> bool + Send + Sync>);
+
+impl Room {
+    /// On the disk below a folder.
+    pub fn below(folder: &Path) -> Room {
+        let folder = folder.to_owned();
+        // A disk that cannot be measured is not called full.
+        Room(Arc::new(move |bytes| {
+            measure(&folder).map_or(true, |(free, total)| free >= Limits::of(total).low.saturating_add(bytes))
+        }))
+    }
+
+    /// Where nobody has to step back.
+    pub fn boundless() -> Room {
+        Room(Arc::new(|_| true))
+    }
+
+    #[cfg(test)]
+    pub fn scripted(has: impl Fn(u64) -> bool + Send + Sync + 'static) -> Room {
+        Room(Arc::new(has))
+    }
+
+    /// Whether so many more bytes may be written.
+    pub fn has(&self, bytes: u64) -> bool {
+        (self.0)(bytes)
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Room")
     }
 }
 

@@ -21,9 +21,8 @@ fn write(frozen: &mut Frozen, batch: &[Write]) {
 }
 
 fn text(rows: &[Row]) -> String {
-    let row = |(key, value): &Row| {
-        format!("{}={}", String::from_utf8_lossy(key), String::from_utf8_lossy(value))
-    };
+    let row =
+        |(key, value): &Row| format!("{}={}", String::from_utf8_lossy(key), String::from_utf8_lossy(value));
     rows.iter().map(row).collect::<Vec<_>>().join(" ")
 }
 
