@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Whenever the log takes more than `bytes_max` on disk, has a snapshot made and purges what it covers. Ends with
 /// Raft.
@@ -24,7 +25,9 @@ pub async fn keep_log_short<C: Types>(raft: Raft<C>, log: Arc<Log>, bytes_max: u
         };
         let shortened = async {
             raft.trigger().snapshot().await?;
-            let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied)).await;
+            let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied));
+            // Raft takes no notice while it builds another, and there may be no room for one: then it is asked again.
+            let Ok(reached) = tokio::time::timeout(ASK_AGAIN_AFTER, reached).await else { return Ok(()) };
             let snapshot = reached.ok().and_then(|metrics| metrics.snapshot);
             match snapshot {
                 Some(snapshot) => raft.trigger().purge_log(snapshot.index).await,

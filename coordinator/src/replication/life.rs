@@ -103,6 +103,7 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
     let (end, ended) = watch::channel(false);
     runtime.block_on(async {
         let links = network.map(|network| Arc::new(Links::new(network)));
+        let machine = state_machine.clone();
         match join(&config, &start, member, links.clone(), &log, state_machine).await {
             Ok((raft, is_only_voter)) => {
                 let (publish, leadership) = watch::channel(Leadership::default());
@@ -125,7 +126,7 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
                 let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
-                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward, gate));
+                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, machine, links, forward, gate));
                 if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
@@ -153,8 +154,9 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
 }
 
 /// Serves the other members and watches over the connections to them.
-fn meet_others(
+fn meet_others<M: Machine>(
     raft: &Raft<TypeConfig>,
+    machine: StateMachine<M>,
     links: Arc<Links>,
     forward: mpsc::Sender<Forwarded>,
     gate: Gate,
@@ -163,7 +165,7 @@ fn meet_others(
         let (raft, links) = (raft.clone(), links.clone());
         Arc::new(move |member| failover::has_lost(&raft, &links, member))
     };
-    serve::start(links.network(), raft, forward, has_lost, gate)?;
+    serve::start(links.network(), raft, machine, forward, has_lost, gate)?;
     tokio::spawn(failover::watch(raft.clone(), links.clone()));
     let mut server = raft.server_metrics();
     tokio::spawn(async move {

@@ -55,6 +55,8 @@ pub struct Status {
     pub log: log::Counts,
     /// Why this member has stopped by itself.
     pub stopped: Option<String>,
+    /// Why the last snapshot was not made, if it was not; it is tried again.
+    pub snapshot_trouble: Option<String>,
 }
 
 /// A member as Raft knows it.
@@ -171,6 +173,7 @@ impl Replica {
             now: applied.now,
             log: self.log.counts(),
             stopped,
+            snapshot_trouble: self.view.snapshot_trouble(),
         }
     }
 

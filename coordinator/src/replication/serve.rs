@@ -7,7 +7,9 @@
 
 use super::forward::{self, Forwarded, HasLost};
 use super::link;
+use super::machine::Machine;
 use super::room::Gate;
+use super::state_machine::StateMachine;
 use super::transfer;
 use super::types::{MemberId, Types};
 use super::wire::{self, RaftAnswer, RaftQuestion};
@@ -20,15 +22,16 @@ use tokio::sync::{Semaphore, mpsc};
 const AT_ONCE_MAX: usize = 32;
 
 /// Serves the other members on the current runtime until the network ends.
-pub fn start<C: Types>(
+pub fn start<C: Types, M: Machine>(
     network: &Network,
     raft: &Raft<C>,
+    machine: StateMachine<M>,
     driver: mpsc::Sender<Forwarded>,
     has_lost: HasLost,
     gate: Gate,
 ) -> Result<(), network::Error> {
     tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), gate));
-    tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone()));
+    tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone(), machine));
     tokio::spawn(accept_engine(network.accept(Protocol::Engine)?, driver, has_lost));
     Ok(())
 }
@@ -78,7 +81,11 @@ async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, g
     answered.unwrap_or_else(|error| RaftAnswer::Refused(error.to_string()))
 }
 
-async fn accept_snapshots<C: Types>(mut incoming: Incoming, raft: Raft<C>) {
+async fn accept_snapshots<C: Types, M: Machine>(
+    mut incoming: Incoming,
+    raft: Raft<C>,
+    machine: StateMachine<M>,
+) {
     // One at a time. A stream that is dropped makes its sender come back later.
     let turn = Arc::new(Semaphore::new(1));
     while let Some((peer, mut stream)) = incoming.next().await {
@@ -86,10 +93,10 @@ async fn accept_snapshots<C: Types>(mut incoming: Incoming, raft: Raft<C>) {
             tracing::debug!(%peer, "a second snapshot is not taken in");
             continue;
         };
-        let raft = raft.clone();
+        let (raft, machine) = (raft.clone(), machine.clone());
         tokio::spawn(async move {
             let speaks = |member| is_speaker(&raft, peer, member);
-            match transfer::receive(&raft, &mut stream, speaks).await {
+            match transfer::receive(&raft, &machine, &mut stream, speaks).await {
                 Ok(()) => tracing::info!(%peer, "a snapshot arrived"),
                 Err(error) => tracing::warn!(%peer, %error, "a snapshot was not taken in"),
             }

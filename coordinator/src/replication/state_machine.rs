@@ -78,7 +78,8 @@ impl<M: Machine> StateMachine<M> {
         StateMachine { way: Way::Inline(Arc::new(Mutex::new(applier))), view, room }
     }
 
-    pub(super) fn view(&self) -> Arc<View> {
+    /// What others may see.
+    pub fn view(&self) -> Arc<View> {
         self.view.clone()
     }
 

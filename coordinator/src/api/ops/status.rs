@@ -46,6 +46,7 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
         "lastLogIndex": replica.last_log,
         "appliedIndex": replica.applied,
         "snapshotIndex": replica.snapshot,
+        "snapshotTrouble": replica.snapshot_trouble,
         "stateHash": replica.state_hash,
         "clusterTime": replica.now.to_string(),
         "logSyncs": replica.log.syncs,

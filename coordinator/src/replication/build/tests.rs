@@ -2,8 +2,9 @@
 //! came since.
 
 use super::*;
-use crate::replication::applier::MemoryHome;
+use crate::replication::applier::{Home, MemoryHome};
 use crate::replication::log::EntryId;
+use crate::replication::room::Room;
 use crate::replication::snapshot::Snapshots;
 use crate::replication::tests::toy::{Toy, command};
 use crate::replication::types::{Payload, TypeConfig, from_id};
@@ -14,6 +15,7 @@ use openraft::{EntryPayload, Snapshot};
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 type Machines = StateMachine<Toy>;
 
@@ -238,4 +240,82 @@ fn slices_grow_with_what_is_kept_aside() {
     let rows: Vec<usize> = sizes.values().map(|max| max.rows / SLICE.rows).collect();
     let bytes: Vec<usize> = sizes.values().map(|max| max.bytes / SLICE.bytes).collect();
     assert_eq!((rows, bytes), (vec![1, 4, 8, 8], vec![1, 4, 8, 8]));
+}
+
+/// Counts the stores that it gave out and that were neither adopted nor discarded.
+#[derive(Default)]
+struct Counting {
+    open: Arc<AtomicI64>,
+    fresh: i64,
+}
+
+impl Home for Counting {
+    fn fresh(&mut self) -> Result<Arc<dyn Store>, Error> {
+        self.fresh = 1;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        MemoryHome.fresh()
+    }
+    fn adopt(&mut self) -> Result<(), Error> {
+        self.discard();
+        Ok(())
+    }
+    fn discard(&mut self) {
+        self.open.fetch_sub(std::mem::take(&mut self.fresh), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_from_elsewhere_is_prepared_with_room_or_not_at_all() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let machine = StateMachine::inline(applier(elsewhere.path()).1);
+    // More than what is written between two looks at the disk.
+    let large = |index: u64| {
+        let names = (0..400).map(|n| format!("{index}-{n}-{}", "x".repeat(20_000)));
+        let commands: Vec<Vec<u8>> = names.map(|name| command(&name).encode().unwrap()).collect();
+        let payload = Payload::new(Timestamp(index), commands.iter().map(Vec::as_slice));
+        let log_id = from_id(EntryId { term: 1, node: 1, index });
+        openraft::Entry { log_id, payload: EntryPayload::Normal(payload) }
+    };
+    let entries: Vec<openraft::Entry<TypeConfig>> = (0..2).map(large).collect();
+    RaftStateMachine::<TypeConfig>::apply(&mut machine.clone(), entries).await.unwrap();
+    let other = build_snapshot(machine).await;
+    let name = &other.meta.snapshot_id;
+
+    let folder = tempfile::tempdir().unwrap();
+    let has_room = Arc::new(AtomicBool::new(false));
+    let asked = has_room.clone();
+    let room = Room::scripted(move |_| asked.load(Ordering::Relaxed));
+    let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap().with_room(room);
+    let home = Counting::default();
+    let open = home.open.clone();
+    let toy = Arc::new(Toy::new());
+    let mut machine = StateMachine::inline(Applier::open(toy.clone(), Box::new(home), snapshots).unwrap());
+    apply(&mut machine, 0..1).await;
+    let before = (machine.view().applied(), toy.counts());
+
+    let refused = machine.prepare((*other.snapshot).clone()).await;
+    assert!(matches!(refused, Err(Error::Snapshot(snapshot::Error::NoRoom { .. }))), "{refused:?}");
+    assert_eq!((machine.view().applied(), toy.counts()), before);
+    assert_eq!((open.load(Ordering::Relaxed), machine.view().stopped()), (0, None));
+    apply(&mut machine, 1..2).await;
+
+    // Prepared and not wanted, as when the entries came another way.
+    has_room.store(true, Ordering::Relaxed);
+    assert_eq!(machine.prepare((*other.snapshot).clone()).await.unwrap().name(), *name);
+    assert_eq!(open.load(Ordering::Relaxed), 1);
+    machine.discard().await.unwrap();
+    assert_eq!(open.load(Ordering::Relaxed), 0);
+
+    // Prepared and installed: the prepared store is the one.
+    machine.prepare((*other.snapshot).clone()).await.unwrap();
+    assert_eq!(open.load(Ordering::Relaxed), 1);
+    let install =
+        RaftStateMachine::<TypeConfig>::install_snapshot(&mut machine, &other.meta, other.snapshot.clone());
+    install.await.unwrap();
+    assert_eq!(open.load(Ordering::Relaxed), 0);
+    machine.discard().await.unwrap();
+    assert_eq!(machine.view().applied().snapshot_meta(), other.meta);
+    assert_eq!(toy.counts().len(), 800);
+    apply(&mut machine, 2..3).await;
+    assert_eq!(toy.counts().len(), 1_000);
 }

@@ -338,6 +338,35 @@ async fn a_new_member_is_brought_up_by_a_snapshot_and_members_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_room_for_a_snapshot_refuses_it_until_there_is() {
+    let (mut nodes, desired) = three().await;
+    for n in 0..200 {
+        nodes[0].add(&format!("t{n}")).await.unwrap();
+    }
+    let first = leader(nodes.iter()).await;
+    let leads = nodes.iter().find(|node| node.id == first).unwrap();
+    until("a purged log", || leads.replica.status().purged.filter(|purged| *purged > 50)).await;
+    let fourth = Node::start(4, &desired).await;
+    // The first two times the disk is full in the middle of it.
+    let blocked: Vec<_> =
+        (1..=2).map(|n| fourth.folder.path().join(format!("raft/snapshots/received-{n}.new"))).collect();
+    for path in &blocked {
+        std::os::unix::fs::symlink("/dev/full", path).unwrap();
+    }
+    nodes.push(fourth);
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    desired.lock().insert(4, nodes[3].member());
+    same_state(&nodes.iter().collect::<Vec<_>>()).await;
+    assert!(blocked.iter().all(|path| path.symlink_metadata().is_err()), "both were met, and removed");
+    let status = nodes[3].replica.status();
+    assert_eq!(status.stopped, None);
+    assert!(status.snapshot.is_some() && status.applied > Some(200), "{status:?}");
+    let states = std::fs::read_dir(nodes[3].folder.path().join("state")).unwrap();
+    let folders = states.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+    assert!(folders <= 2, "{folders}: the first one, and that of the snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_to_go_hands_over() {
     let (mut nodes, desired) = three().await;
     let first = leader(nodes.iter()).await;
