@@ -6,6 +6,7 @@ use super::life::{Life, run};
 use super::log::{self, Log};
 use super::machine::Machine;
 use super::membership::{self, Step};
+use super::skew::watch::Clocks;
 use super::types::{Member, MemberId, TypeConfig};
 use super::{Config, Error, Start};
 use crate::engine::Request;
@@ -74,6 +75,7 @@ pub struct Replica {
     pub(super) view: Arc<View>,
     pub(super) log: Arc<Log>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) clocks: watch::Receiver<Clocks>,
     /// That of `lote-raft`.
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) stop: watch::Sender<bool>,
@@ -142,6 +144,11 @@ impl Replica {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// The voters' wall clocks, as this member sees them.
+    pub fn clocks(&self) -> Clocks {
+        self.clocks.borrow().clone()
     }
 
     pub fn status(&self) -> Status {

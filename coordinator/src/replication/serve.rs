@@ -5,6 +5,7 @@
 //! leader may have joined since, and a new member knows nobody. So is one without a peer: a cluster that was recovered
 //! names its member's peer in a later entry than the one that a snapshot may have brought here.
 
+use super::clock::Time;
 use super::forward::{self, Forwarded, HasLost};
 use super::link;
 use super::machine::Machine;
@@ -26,11 +27,12 @@ pub fn start<C: Types, M: Machine>(
     network: &Network,
     raft: &Raft<C>,
     machine: StateMachine<M>,
+    time: Arc<dyn Time>,
     driver: mpsc::Sender<Forwarded>,
     has_lost: HasLost,
     gate: Gate,
 ) -> Result<(), network::Error> {
-    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), gate));
+    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), time, gate));
     tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone(), machine));
     tokio::spawn(accept_engine(network.accept(Protocol::Engine)?, driver, has_lost));
     Ok(())
@@ -44,11 +46,11 @@ fn is_speaker<C: Types>(raft: &Raft<C>, peer: PeerId, member: MemberId) -> bool 
     known.is_none_or(|known| known.peer.is_empty() || known.peer == peer.to_string())
 }
 
-async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, gate: Gate) {
+async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, time: Arc<dyn Time>, gate: Gate) {
     while let Some((peer, stream)) = incoming.next().await {
-        let (raft, gate) = (raft.clone(), gate.clone());
+        let (raft, time, gate) = (raft.clone(), time.clone(), gate.clone());
         let serving = async move {
-            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question, &gate);
+            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question, &*time, &gate);
             if let Err(error) = link::answer_all(stream, AT_ONCE_MAX, answer).await {
                 tracing::debug!(%peer, %error, "a stream of Raft ended");
             }
@@ -57,7 +59,13 @@ async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, gate: Gate
     }
 }
 
-async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, gate: &Gate) -> RaftAnswer {
+async fn answer<C: Types>(
+    raft: Raft<C>,
+    peer: PeerId,
+    question: RaftQuestion,
+    time: &dyn Time,
+    gate: &Gate,
+) -> RaftAnswer {
     let from = question.from();
     if !is_speaker(&raft, peer, from) {
         tracing::warn!(%peer, member = from, "a coordinator spoke as another; not heard");
@@ -77,6 +85,7 @@ async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, g
             let request = openraft::raft::VoteRequest::new(vote.into(), last.map(Into::into));
             raft.vote(request).await.map(RaftAnswer::from)
         }
+        RaftQuestion::Clock { .. } => return RaftAnswer::Clock { wall_ms: time.read().wall.0 },
     };
     answered.unwrap_or_else(|error| RaftAnswer::Refused(error.to_string()))
 }

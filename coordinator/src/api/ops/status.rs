@@ -63,6 +63,13 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
         })),
     });
     body["members"] = watch.engine.read(|cluster| members(cluster, &watch.replica.members())).into();
+    let clocks = watch.replica.clocks();
+    // Of the voters' clocks those that this member knows: how far off the median of them each is at least.
+    body["clocks"] = json!({
+        "offMs": clocks.off_ms.iter().map(|(member, off_ms)| (member.to_string(), json!(off_ms)))
+            .collect::<serde_json::Map<_, _>>(),
+        "isOff": clocks.is_off,
+    });
     body["software"] = json!(env!("CARGO_PKG_VERSION"));
     HttpResponse::Ok().json(body)
 }
