@@ -25,10 +25,16 @@ pub async fn keep_log_short<C: Types>(raft: Raft<C>, log: Arc<Log>, bytes_max: u
         };
         let shortened = async {
             raft.trigger().snapshot().await?;
-            let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied));
-            // Raft takes no notice while it builds another, and there may be no room for one: then it is asked again.
-            let Ok(reached) = tokio::time::timeout(ASK_AGAIN_AFTER, reached).await else { return Ok(()) };
-            let snapshot = reached.ok().and_then(|metrics| metrics.snapshot);
+            let snapshot = loop {
+                let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied));
+                let reached = tokio::time::timeout(ASK_AGAIN_AFTER, reached).await;
+                let reached = reached.map(|metrics| metrics.ok().and_then(|metrics| metrics.snapshot));
+                match reached {
+                    Ok(snapshot) => break snapshot,
+                    // Raft takes no notice while it builds another, and there may have been no room for this one.
+                    Err(_) => raft.trigger().snapshot().await?,
+                }
+            };
             match snapshot {
                 Some(snapshot) => raft.trigger().purge_log(snapshot.index).await,
                 None => Err(Fatal::Stopped),

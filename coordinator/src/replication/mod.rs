@@ -58,7 +58,7 @@ pub use forward::{EngineAnswer, EngineQuestion, Forwarded};
 pub use log_store::LogStore;
 pub use machine::{EngineMachine, Machine};
 pub use replica::{MemberStatus, Replica, Role, Status};
-pub use skew::watch::Clocks;
+pub use skew::{OFF_MS as CLOCK_OFF_MS, watch::Clocks};
 pub use snapshot::{SnapshotFile, Snapshots};
 pub use state_machine::StateMachine;
 pub use transport::{Links, Transport};

@@ -20,7 +20,7 @@ use lote_shared::model::Timestamp;
 use std::collections::BTreeMap;
 
 /// Further off than this a member may not lead.
-const OFF_MS: u64 = 5_000;
+pub const OFF_MS: u64 = 5_000;
 /// So near it is right again.
 const BACK_MS: u64 = 4_000;
 /// A member that knows no other clock yet waits so long for the first answers before it stands for election.
