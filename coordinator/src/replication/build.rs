@@ -16,8 +16,8 @@
 //! under a load that never ends it would never succeed, and the log would grow for ever.
 //!
 //! A snapshot that is installed meanwhile ends the build: what it froze is no longer this member's state. For want of
-//! room it ends too, and what there is stays; openraft, which would take an error for the end of this member, is told
-//! of the old snapshot, but only after a pause, since it would ask again at once.
+//! room it ends too, and what there is stays; it is begun anew after a pause, until there is room. openraft does not hear
+//! of that: it would take an error for the end of this member, and the old snapshot for a reason to ask again at once.
 
 use super::applied::Applied;
 use super::applier::{Applier, Error, View};
@@ -141,19 +141,26 @@ impl Drop for Release {
 
 type Current = Option<(SnapshotMeta<MemberId, Member>, SnapshotFile)>;
 
-/// Builds a snapshot of the state as it is now; gives the newest there is then, which for want of room is the old one.
+/// Builds a snapshot of the state as it is now, or as it is once there is room; gives the newest there is then. Where
+/// there is no clock to wait by, that is the old one for want of room.
 pub async fn build<M: Machine>(machine: &StateMachine<M>) -> Result<Current, Error> {
-    match try_build(machine).await {
-        Ok(()) => {
-            machine.view().set_trouble(None);
+    loop {
+        match try_build(machine).await {
+            Ok(()) => {
+                machine.view().set_trouble(None);
+                break;
+            }
+            Err(error) if is_passing(&error) => {
+                let failures = machine.view().set_trouble(Some(error.to_string()));
+                let pause = PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(PAUSE_MAX);
+                let again_in_s = pause.as_secs();
+                tracing::warn!(%error, again_in_s, "no snapshot is made; the old one and the log stay");
+                if !machine.pause(pause).await {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) if is_passing(&error) => {
-            let failures = machine.view().set_trouble(Some(error.to_string()));
-            let pause = PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(PAUSE_MAX);
-            tracing::warn!(%error, again_in_s = pause.as_secs(), "no snapshot is made; the old one and the log stay");
-            machine.pause(pause).await;
-        }
-        Err(error) => return Err(error),
     }
     machine.call(|applier| Ok(applier.current_snapshot())).await
 }

@@ -158,11 +158,13 @@ impl<M: Machine> StateMachine<M> {
         }
     }
 
-    /// Waits; not at all where there is no clock.
-    pub(super) async fn pause(&self, pause: Duration) {
-        if let Way::Thread(_) = self.way {
+    /// Waits; false where there is no clock to wait by.
+    pub(super) async fn pause(&self, pause: Duration) -> bool {
+        let has_clock = matches!(self.way, Way::Thread(_));
+        if has_clock {
             tokio::time::sleep(pause).await;
         }
+        has_clock
     }
 
     pub(super) async fn call<T: Send + 'static>(

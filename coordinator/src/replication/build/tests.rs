@@ -205,6 +205,29 @@ async fn without_room_the_old_snapshot_stays_and_the_member_goes_on() {
     assert_eq!(machine.view().stopped(), None);
 }
 
+#[tokio::test]
+async fn a_build_for_which_there_was_no_room_is_begun_anew_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = Arc::new(AtomicI64::new(0));
+    let asked = left.clone();
+    let room = Room::scripted(move |_| asked.fetch_add(1, Ordering::Relaxed) > 0);
+    let snapshots = Snapshots::open(&folder.path().join("snapshots")).unwrap().with_room(room);
+    let applier = Applier::open(Arc::new(Toy::new()), Box::new(MemoryHome), snapshots).unwrap();
+    let (mut machine, thread) = StateMachine::on_thread(applier).unwrap();
+    apply(&mut machine, 0..30).await;
+    let building = tokio::spawn(build_snapshot(machine.clone()));
+    // Entries go on while it waits, and what comes of it is of a later one.
+    while machine.view().snapshot_trouble().is_none() {
+        tokio::task::yield_now().await;
+    }
+    apply(&mut machine, 30..33).await;
+    let built = building.await.unwrap();
+    assert!((29..=32).contains(&check(&built.snapshot)));
+    assert_eq!(machine.view().snapshot_trouble(), None);
+    drop(machine);
+    thread.join().unwrap();
+}
+
 #[test]
 fn entries_wait_while_too_much_is_kept_aside() {
     let store = Arc::new(MemoryStore::new());

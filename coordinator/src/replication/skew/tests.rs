@@ -90,9 +90,11 @@ fn a_clock_is_known_to_within_half_the_round_trip() {
     }
 }
 
+type Change = fn(&mut Look);
+
 /// Looks at (second, change of what was known before), and what comes of each: `-` nothing is forbidden, `e` no
 /// election, `s` silent.
-fn duties(looks: &[(u64, fn(&mut Look))]) -> String {
+fn duties(looks: &[(u64, Change)]) -> String {
     let (mut keeper, mut look) = (Keeper::default(), Look::default());
     let mut said = String::new();
     for (second, change) in looks {
@@ -110,7 +112,6 @@ fn duties(looks: &[(u64, fn(&mut Look))]) -> String {
 
 #[test]
 fn what_a_member_does() {
-    type Change = fn(&mut Look);
     const SAME: Change = |_| {};
     const OFF: Change = |look| look.off_ms = Some(HOUR);
     const RIGHT: Change = |look| look.off_ms = Some(10);
