@@ -438,7 +438,16 @@ async fn a_member_whose_clock_is_off_does_not_lead() {
         let before = node(first).replica.status().now;
         clock(first).store(by_ms, Ordering::Relaxed);
         let others: Vec<&Node> = nodes.iter().filter(|node| node.id != first).collect();
-        let second = leader(others.iter().copied()).await;
+        // Writes at the old leader are a sign of life to the others, if it makes entries of them.
+        let writing = async {
+            for n in 0.. {
+                node(first).add(&format!("at-{first}-{by_ms}-{n}")).await.unwrap();
+            }
+        };
+        let second = tokio::select! {
+            second = leader(others.iter().copied()) => second,
+            () = writing => panic!("it does not end"),
+        };
         assert_ne!(second, first);
         until("it follows", || (node(first).replica.status().leader == Some(second)).then_some(())).await;
         // It serves, and everybody sees how far it is off; cluster time did not follow it.
