@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::output::{Output, table};
 use anyhow::Context;
+use lote_coordinator::replication::CLOCK_OFF_MS;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ fn print(status: &Value) {
         text(&replica["stateHash"]),
     );
     println!("version  {}", crate::upgrade::sentence(status));
+    if !replica["snapshotTrouble"].is_null() {
+        println!("         no new snapshot, tried again: {}", text(&replica["snapshotTrouble"]));
+    }
     let section = |name: &str, headings: &[&str], members: &[&str]| {
         let rows = status[name].as_array().into_iter().flatten();
         let rows: Vec<Vec<String>> =
@@ -88,6 +92,10 @@ fn print(status: &Value) {
             &rows.collect::<Vec<_>>()
         )
     );
+    let clocks = status["clocks"]["offMs"].as_object().into_iter().flatten();
+    for line in clocks.filter_map(|(member, off_ms)| wrong_clock(member, off_ms.as_i64()?)) {
+        println!("\n{line}");
+    }
     section(
         "hosts",
         &["HOST", "NAME", "STATE", "CORES", "NODES", "SILENT MS", "LOST IN MS", "SOFTWARE"],
@@ -103,4 +111,37 @@ fn print(status: &Value) {
         &["JOB", "STATE", "ACTIVE", "RUNNING", "SUCCEEDED", "FAILED"],
         &["job", "state", "active", "running", "succeeded", "failed"],
     );
+}
+
+/// What to say of a member whose clock is so many milliseconds off the median of the members, if it is too far off.
+fn wrong_clock(member: &str, off_ms: i64) -> Option<String> {
+    let seconds = off_ms.unsigned_abs().div_ceil(1_000);
+    let side = if off_ms > 0 { "ahead of" } else { "behind" };
+    (off_ms.unsigned_abs() > CLOCK_OFF_MS).then(|| {
+        format!(
+            "The clock of member {member} is {seconds} s {side} the median of the members: it does not lead while \
+             another can. Set it right."
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_wrong_clocks_are_spoken_of() {
+        for (off_ms, expected) in [
+            (0, None),
+            (5_000, None),
+            (-5_000, None),
+            (5_001, Some("The clock of member 3 is 6 s ahead of the median")),
+            (-3_600_000, Some("The clock of member 3 is 3600 s behind the median")),
+            (i64::MIN, Some("The clock of member 3 is")),
+        ] {
+            let said = wrong_clock("3", off_ms);
+            assert_eq!(said.is_some(), expected.is_some(), "{off_ms}");
+            assert!(said.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{off_ms}");
+        }
+    }
 }

@@ -4,11 +4,18 @@ use lote_shared::model::Timestamp;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// For tests: this many milliseconds are added to every reading of the wall clock, as if it were set wrong.
+const OFFSET_VARIABLE: &str = "LOTE_TEST_WALL_CLOCK_OFFSET_MS";
+
 /// The wall clock, in milliseconds.
 #[expect(clippy::disallowed_methods, reason = "this module is the door")]
 pub fn wall() -> Timestamp {
+    static OFFSET_MS: OnceLock<i64> = OnceLock::new();
+    let offset_ms = *OFFSET_MS
+        .get_or_init(|| std::env::var(OFFSET_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0));
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(Timestamp::MAX.0))
+    let wall_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(offset_ms);
+    Timestamp(wall_ms.min(Timestamp::MAX.0))
 }
 
 /// The time since this process first asked; never backwards.

@@ -13,10 +13,19 @@ pub enum Bench {
     Dispatch,
     /// Leader killed → next accepted write and next task start, on hosts made of network namespaces; needs root.
     Failover,
+    /// Applying an entry while a snapshot is built, and without.
+    Snapshot,
 }
 
 /// Builds an optimised `lote` and runs the bench against it; `more` goes to the bench.
 pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
+    if let Bench::Snapshot = bench {
+        steps.run("bench snapshot_latency", || {
+            let example = ["--package", "lote-coordinator", "--example", "snapshot_latency"];
+            workspace::run(cargo().args(["run", "--release", "--quiet"]).args(example).arg("--").args(more))
+        });
+        return;
+    }
     let build = || workspace::run(cargo().args(["build", "--release", "--quiet", "--package", "lote"]));
     if !steps.run("optimised build of lote", build) {
         return;
@@ -24,6 +33,7 @@ pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
     let script = match bench {
         Bench::Dispatch => "dispatch.py",
         Bench::Failover => "failover.py",
+        Bench::Snapshot => return,
     };
     steps.run(&format!("bench {script}"), || {
         let python = clients::environment("py15")?;

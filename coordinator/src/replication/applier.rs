@@ -4,11 +4,12 @@
 //! panics, stops this member for good, naming the entry: to skip it on one replica would be worse.
 
 use super::applied::Applied;
+use super::build::Build;
 use super::log::EntryId;
 use super::machine::Machine;
 use super::snapshot::{self, SnapshotFile, Snapshots};
 use super::types::{self, Member, MemberId, Replies, Types};
-use crate::state::{LoadError, Stamp};
+use crate::state::{Batch, LoadError, Stamp};
 use crate::store::{self, Store, Write};
 use lote_shared::model::Timestamp;
 use lote_shared::protocol::codec;
@@ -37,6 +38,8 @@ pub enum Error {
     Home(String),
     #[error("this member has stopped: {0}")]
     Stopped(String),
+    #[error("the store cannot be flushed: {0}")]
+    Unflushed(String),
 }
 
 /// Where fresh stores come from.
@@ -45,6 +48,8 @@ pub trait Home: Send + 'static {
     fn fresh(&mut self) -> Result<Arc<dyn Store>, Error>;
     /// The last fresh store is the one to be found after a restart.
     fn adopt(&mut self) -> Result<(), Error>;
+    /// The last fresh store, if it was not adopted, is not wanted; nobody holds it any more.
+    fn discard(&mut self);
 }
 
 /// Stores in memory, for tests and the simulator.
@@ -59,6 +64,8 @@ impl Home for MemoryHome {
     fn adopt(&mut self) -> Result<(), Error> {
         Ok(())
     }
+
+    fn discard(&mut self) {}
 }
 
 /// What others may see of the applier at any time.
@@ -66,6 +73,8 @@ impl Home for MemoryHome {
 pub struct View {
     inner: Mutex<ViewInner>,
     position: watch::Sender<Position>,
+    /// Whether entries should wait for the build of a snapshot.
+    pressed: watch::Sender<bool>,
 }
 
 /// The last entry that was applied, and its time.
@@ -86,6 +95,10 @@ impl Position {
 struct ViewInner {
     applied: Applied,
     stopped: Option<String>,
+    /// Why the last snapshot was not made.
+    trouble: Option<String>,
+    /// Builds that failed since one succeeded.
+    failures: u32,
 }
 
 impl View {
@@ -104,6 +117,29 @@ impl View {
         self.position.send_replace(position);
     }
 
+    /// Returns when no build holds up the entries.
+    pub async fn unpressed(&self) {
+        // The sender is here, so this ends with the wait.
+        let _ = self.pressed.subscribe().wait_for(|pressed| !*pressed).await;
+    }
+
+    pub(super) fn set_pressed(&self, pressed: bool) {
+        self.pressed.send_if_modified(|current| std::mem::replace(current, pressed) != pressed);
+    }
+
+    /// Why the last snapshot that was tried was not made, if it was not. It is tried again.
+    pub fn snapshot_trouble(&self) -> Option<String> {
+        self.inner.lock().trouble.clone()
+    }
+
+    /// Notes how the last build went; how many failed by now since one succeeded.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) -> u32 {
+        let mut inner = self.inner.lock();
+        inner.failures = if trouble.is_some() { inner.failures.saturating_add(1) } else { 0 };
+        inner.trouble = trouble;
+        inner.failures
+    }
+
     /// Why nothing is applied any more.
     pub fn stopped(&self) -> Option<String> {
         self.inner.lock().stopped.clone()
@@ -116,6 +152,12 @@ pub struct Applier<M> {
     snapshots: Snapshots,
     applied: Applied,
     view: Arc<View>,
+    /// The snapshot that is being built.
+    build: Option<Build>,
+    /// Builds begun.
+    builds: u64,
+    /// A snapshot from elsewhere, in a fresh store, that waits to be installed.
+    prepared: Option<(Applied, Arc<dyn Store>)>,
 }
 
 impl<M: Machine> Applier<M> {
@@ -124,7 +166,7 @@ impl<M: Machine> Applier<M> {
         let applied = read_applied(&*machine.store())?;
         let view = Arc::new(View::default());
         view.set_applied(applied.clone());
-        Ok(Applier { machine, home, snapshots, applied, view })
+        Ok(Applier { machine, home, snapshots, applied, view, build: None, builds: 0, prepared: None })
     }
 
     pub fn view(&self) -> Arc<View> {
@@ -137,13 +179,15 @@ impl<M: Machine> Applier<M> {
 
     /// Applies an entry, unless it was applied before. After an error nothing is applied any more.
     pub fn apply<C: Types>(&mut self, entry: &openraft::Entry<C>) -> Result<Replies, Error> {
-        if let Some(why) = self.view.stopped() {
-            return Err(Error::Stopped(why));
-        }
+        self.check_running()?;
         self.try_apply(entry).inspect_err(|error| {
             tracing::error!(%error, "this member stops: an entry cannot be applied");
             self.view.inner.lock().stopped = Some(error.to_string());
         })
+    }
+
+    pub(super) fn check_running(&self) -> Result<(), Error> {
+        self.view.stopped().map_or(Ok(()), |why| Err(Error::Stopped(why)))
     }
 
     fn try_apply<C: Types>(&mut self, entry: &openraft::Entry<C>) -> Result<Replies, Error> {
@@ -170,18 +214,26 @@ impl<M: Machine> Applier<M> {
         }
         let stamp = Stamp { index, now: next.now };
         let mut unstorable = None;
-        let mut position = |batch: &_| {
+        let (build, view) = (&mut self.build, &self.view);
+        let mut position = |batch: &Batch| {
             next.hash = self.applied.hash_after(index, batch);
-            position_write(&next).unwrap_or_else(|error| {
-                unstorable = Some(error);
+            let more = position_write(&next).unwrap_or_else(|error| {
+                unstorable = Some(error.into());
                 Vec::new()
-            })
+            });
+            if let Some(build) = build {
+                let keys = batch.writes.iter().chain(&more).map(|(key, _)| key.as_slice());
+                if let Err(error) = build.before_write(keys, view) {
+                    unstorable = Some(Error::Store(error));
+                }
+            }
+            more
         };
         let apply = || self.machine.apply(stamp, &commands, &mut position);
         let replies = catch_unwind(AssertUnwindSafe(apply))
             .map_err(|panic| failed(format!("it panicked: {}", panic_text(&*panic))))??;
         if let Some(error) = unstorable {
-            return Err(error.into());
+            return Err(error);
         }
         if replies.len() != commands.len() {
             return Err(failed(format!("{} replies to {} commands", replies.len(), commands.len())));
@@ -195,12 +247,29 @@ impl<M: Machine> Applier<M> {
         self.applied = applied;
     }
 
-    /// Writes a snapshot of the state as it is. The store is flushed as well, since the log may be purged next.
-    pub fn build_snapshot(&mut self) -> Result<(SnapshotMeta<MemberId, Member>, SnapshotFile), Error> {
+    /// What another module of this one builds with.
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    pub(super) fn snapshots_mut(&mut self) -> &mut Snapshots {
+        &mut self.snapshots
+    }
+
+    pub(super) fn build_mut(&mut self) -> Option<&mut Build> {
+        self.build.as_mut()
+    }
+
+    /// From now on entries keep aside what they change; the number of the build and what it reads.
+    pub(super) fn start_build(&mut self) -> (u64, Arc<dyn Store>) {
         let store = self.machine.store();
-        self.snapshots.build(&self.applied, &*store)?;
-        store.flush()?;
-        self.current_snapshot().ok_or_else(|| Error::Home("the snapshot just built is gone".to_owned()))
+        self.builds += 1;
+        self.build = Some(Build::new(self.builds, store.clone()));
+        (self.builds, store)
+    }
+
+    pub(super) fn drop_build(&mut self, number: u64) {
+        self.build.take_if(|build| build.number() == number);
     }
 
     pub fn current_snapshot(&self) -> Option<(SnapshotMeta<MemberId, Member>, SnapshotFile)> {
@@ -211,18 +280,42 @@ impl<M: Machine> Applier<M> {
         self.snapshots.receiving()
     }
 
-    /// Replaces the state by a snapshot's, filled into a fresh store that then becomes the one.
+    /// An empty store for a snapshot from elsewhere. It is given to [`Applier::prepared`] or not wanted.
+    pub fn fresh(&mut self) -> Result<Arc<dyn Store>, Error> {
+        self.check_running()?;
+        self.home.fresh()
+    }
+
+    /// The fresh store holds a snapshot, which may be installed next.
+    pub fn prepared(&mut self, position: Applied, store: Arc<dyn Store>) {
+        self.prepared = Some((position, store));
+    }
+
+    /// What was prepared and not installed goes.
+    pub fn discard(&mut self) {
+        self.prepared = None;
+        self.home.discard();
+    }
+
+    /// Replaces the state by a snapshot's: the prepared one, or what is filled into a fresh store now. A snapshot that
+    /// is being built is not.
     pub fn install(&mut self, expected: &str, file: &SnapshotFile) -> Result<(), Error> {
-        if let Some(why) = self.view.stopped() {
-            return Err(Error::Stopped(why));
-        }
-        let fresh = self.home.fresh()?;
-        let position = snapshot::load(file, &*fresh)?;
+        self.check_running()?;
+        let prepared = self.prepared.take().filter(|(position, _)| position.name() == expected);
+        let (position, fresh) = match prepared {
+            Some(prepared) => prepared,
+            None => {
+                let fresh = self.home.fresh()?;
+                (snapshot::load(file, &*fresh)?, fresh)
+            }
+        };
         if position.name() != expected {
             return Err(Error::OtherSnapshot { found: position.name(), expected: expected.to_owned() });
         }
         check_position(&*fresh, &position)?;
         self.snapshots.adopt(position.clone(), file)?;
+        self.build = None;
+        self.view.set_pressed(false);
         self.machine.load(fresh)?;
         self.home.adopt()?;
         self.set_applied(position);

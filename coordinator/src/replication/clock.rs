@@ -81,12 +81,9 @@ impl Default for SystemTime {
 }
 
 impl Time for SystemTime {
-    #[expect(clippy::disallowed_methods, reason = "Raft's driver reads time through this door")]
     fn read(&self) -> Reading {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let wall_ms = since_epoch.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let monotonic_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Reading { wall: Timestamp(wall_ms), monotonic_us }
+        Reading { wall: crate::clock::wall(), monotonic_us }
     }
 }
 

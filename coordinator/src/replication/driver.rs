@@ -317,11 +317,11 @@ impl<C: Types> Driver<C> {
         self.reads.extract_if(.., is_past).for_each(Read::refuse);
     }
 
-    /// Whether this member should not lead for want of room. Not even reads are answered then: each would be a sign of
+    /// Whether this member should not lead, for want of room or of a right clock. Not even reads are answered then: each would be a sign of
     /// life, and keep the others from electing one of them.
     fn steps_back(&self, metrics: &Metrics) -> bool {
-        let is_full = self.gate.as_ref().is_some_and(Gate::is_told_full);
-        is_full && metrics.membership_config.membership().voter_ids().count() > 1
+        let is_told_to = self.gate.as_ref().is_some_and(Gate::steps_back);
+        is_told_to && metrics.membership_config.membership().voter_ids().count() > 1
     }
 
     /// Puts an entry that carries nothing but the time into the log.

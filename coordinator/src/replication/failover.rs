@@ -13,6 +13,7 @@
 //! timeouts. To elect somebody although the leader lives costs a change of leaders, never a write.
 
 use super::forward::{EngineAnswer, EngineQuestion};
+use super::skew::watch::Clocks;
 use super::transport::{Links, peer_of};
 use super::types::{Member, MemberId, Types};
 use super::wire::WireId;
@@ -24,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch::Receiver;
 
 /// A leader that does not take a stream within this is taken for lost.
 const REDIAL_WITHIN: Duration = Duration::from_millis(500);
@@ -56,13 +58,17 @@ pub enum Next {
 pub struct Suspicion {
     me: MemberId,
     voters: BTreeSet<MemberId>,
+    /// This member should lead, if it has most of the log.
+    stands: bool,
     asked: u32,
     elected: u32,
 }
 
 impl Suspicion {
-    pub fn new(me: MemberId, voters: BTreeSet<MemberId>) -> Suspicion {
-        Suspicion { me, voters, asked: 0, elected: 0 }
+    /// `stands`: it is not known of this member that it should not lead. One that should not takes part to be free to
+    /// vote, and lets the others go first.
+    pub fn new(me: MemberId, voters: BTreeSet<MemberId>, stands: bool) -> Suspicion {
+        Suspicion { me, voters, stands, asked: 0, elected: 0 }
     }
 
     /// `lost` are those who answered that they lost the leader too, with the last entries of their logs; `last` is this
@@ -82,7 +88,8 @@ impl Suspicion {
                 return Next::GiveUp;
             }
             self.elected += 1;
-            let has_most = lost.iter().all(|(other, theirs)| (*theirs, *other) < (last, self.me));
+            let has_most =
+                self.stands && lost.iter().all(|(other, theirs)| (*theirs, *other) < (last, self.me));
             let defer_ms = if self.elected == 1 || has_most { 0 } else { DEFER_MS };
             let after_ms = defer_ms + draw % SPREAD_MS;
             return Next::Elect { after_ms, pause_ms: PAUSE_MS * u64::from(self.elected) };
@@ -95,7 +102,7 @@ impl Suspicion {
 type Metrics = RaftServerMetrics<MemberId, Member>;
 
 /// Watches whoever leads, until Raft or the network ends.
-pub async fn watch<C: Types>(raft: Raft<C>, links: Arc<Links>) {
+pub async fn watch<C: Types>(raft: Raft<C>, links: Arc<Links>, clocks: Receiver<Clocks>) {
     let mut connections = links.network().connections();
     let mut server = raft.server_metrics();
     loop {
@@ -122,7 +129,8 @@ pub async fn watch<C: Types>(raft: Raft<C>, links: Arc<Links>) {
         } else if disconnected != Some(peer) || can_be_reached(&links, peer).await {
             continue;
         }
-        suspect(&raft, &links, leader).await;
+        let stands = clocks.borrow().duty.stands;
+        suspect(&raft, &links, leader, stands).await;
     }
 }
 
@@ -152,12 +160,12 @@ fn last_entry<C: Types>(raft: &Raft<C>) -> Option<WireId> {
     raft.data_metrics().borrow().last_log.map(WireId::from)
 }
 
-async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId) {
+async fn suspect<C: Types>(raft: &Raft<C>, links: &Links, leader: MemberId, stands: bool) {
     let mut server = raft.server_metrics();
     let metrics = server.borrow().clone();
     let term = metrics.vote.leader_id.term;
     let voters: BTreeSet<MemberId> = metrics.membership_config.membership().voter_ids().collect();
-    let mut suspicion = Suspicion::new(metrics.id, voters.clone());
+    let mut suspicion = Suspicion::new(metrics.id, voters.clone(), stands);
     let others: BTreeMap<MemberId, _> = voters
         .iter()
         .filter(|voter| **voter != metrics.id && **voter != leader)
@@ -228,7 +236,7 @@ mod tests {
             (&[1, 2, 3, 4], &[(2, 5)], false),
             (&[2, 3, 4], &[(2, 5), (3, 5)], false),
         ] {
-            let mut suspicion = Suspicion::new(1, voters.iter().copied().collect());
+            let mut suspicion = Suspicion::new(1, voters.iter().copied().collect(), true);
             let next = suspicion.on_answers(&answers(lost), entry(5), 7);
             assert_eq!(is_election(next), expected, "{voters:?} {lost:?}");
         }
@@ -236,14 +244,15 @@ mod tests {
 
     #[test]
     fn all_free_themselves_at_once_and_then_the_longest_log_goes_first() {
-        for (mine, others, goes_first) in [
-            (5, &[(1, 4)][..], true),
-            (5, &[(1, 5)], true),
-            (5, &[(3, 5)], false),
-            (5, &[(1, 6)], false),
-            (6, &[(1, 6), (3, 5)], true),
+        for (stands, mine, others, goes_first) in [
+            (true, 5, &[(1, 4)][..], true),
+            (true, 5, &[(1, 5)], true),
+            (true, 5, &[(3, 5)], false),
+            (true, 5, &[(1, 6)], false),
+            (true, 6, &[(1, 6), (3, 5)], true),
+            (false, 6, &[(1, 5)], false),
         ] {
-            let mut suspicion = Suspicion::new(2, BTreeSet::from([1, 2, 3, 4]));
+            let mut suspicion = Suspicion::new(2, BTreeSet::from([1, 2, 3, 4]), stands);
             let mut others = answers(others);
             others.insert(4, None);
             let mut delay = || match suspicion.on_answers(&others, entry(mine), 1_234_567) {
@@ -258,10 +267,10 @@ mod tests {
     #[test]
     fn both_kinds_of_rounds_end() {
         let voters = BTreeSet::from([1, 2, 3]);
-        let mut suspicion = Suspicion::new(1, voters.clone());
+        let mut suspicion = Suspicion::new(1, voters.clone(), true);
         let asks = |_: &i32| suspicion.on_answers(&BTreeMap::new(), None, 0) != Next::GiveUp;
         assert_eq!((0..100).take_while(asks).count(), ASK_ROUNDS_MAX as usize - 1);
-        let mut suspicion = Suspicion::new(1, voters);
+        let mut suspicion = Suspicion::new(1, voters, true);
         let elects = |_: &i32| suspicion.on_answers(&answers(&[(2, 9)]), entry(1), 0) != Next::GiveUp;
         assert_eq!((0..100).take_while(elects).count(), ELECT_ROUNDS_MAX as usize);
     }

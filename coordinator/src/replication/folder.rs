@@ -276,6 +276,13 @@ impl Home for StateFolders {
         self.current = Some(name);
         Ok(())
     }
+
+    fn discard(&mut self) {
+        if let Some(name) = self.fresh.take() {
+            // What sled's own threads still write there goes at the next start.
+            let _ = fs::remove_dir_all(self.folder.join(name));
+        }
+    }
 }
 
 /// Writes down that what is in the folder has come to this version, so that a build that does not support it says so

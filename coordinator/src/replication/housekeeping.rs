@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Whenever the log takes more than `bytes_max` on disk, has a snapshot made and purges what it covers. Ends with
 /// Raft.
@@ -24,8 +25,16 @@ pub async fn keep_log_short<C: Types>(raft: Raft<C>, log: Arc<Log>, bytes_max: u
         };
         let shortened = async {
             raft.trigger().snapshot().await?;
-            let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied)).await;
-            let snapshot = reached.ok().and_then(|metrics| metrics.snapshot);
+            let snapshot = loop {
+                let reached = metrics.wait_for(|metrics| metrics.snapshot >= Some(applied));
+                let reached = tokio::time::timeout(ASK_AGAIN_AFTER, reached).await;
+                let reached = reached.map(|metrics| metrics.ok().and_then(|metrics| metrics.snapshot));
+                match reached {
+                    Ok(snapshot) => break snapshot,
+                    // Raft takes no notice while it builds another, and there may have been no room for this one.
+                    Err(_) => raft.trigger().snapshot().await?,
+                }
+            };
             match snapshot {
                 Some(snapshot) => raft.trigger().purge_log(snapshot.index).await,
                 None => Err(Fatal::Stopped),

@@ -11,6 +11,7 @@ use super::log_store::LogStore;
 use super::machine::Machine;
 use super::replica::Replica;
 use super::room::Gate;
+use super::skew::watch::{Clocks, watch_clocks};
 use super::state_machine::StateMachine;
 use super::transport::{Links, Transport};
 use super::types::{self, MemberId, TypeConfig};
@@ -103,6 +104,7 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
     let (end, ended) = watch::channel(false);
     runtime.block_on(async {
         let links = network.map(|network| Arc::new(Links::new(network)));
+        let machine = state_machine.clone();
         match join(&config, &start, member, links.clone(), &log, state_machine).await {
             Ok((raft, is_only_voter)) => {
                 let (publish, leadership) = watch::channel(Leadership::default());
@@ -110,7 +112,7 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 let driver = Driver::new(driver::Parts {
                     raft: raft.clone(),
                     clock,
-                    time,
+                    time: time.clone(),
                     position: view.position(),
                     replayed: log.state().last.map_or(0, |last| last.index),
                     links: links.clone(),
@@ -118,14 +120,27 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                     leadership: publish,
                     give_up_after: driver::GIVE_UP_AFTER,
                 });
-                let (has_room, gate) = Gate::new(&config.folder);
+                let (tell_clocks, clocks) = watch::channel(Clocks::default());
+                tokio::spawn(watch_clocks(raft.clone(), links.clone(), time.clone(), tell_clocks));
+                let (has_room, gate) = Gate::new(&config.folder, clocks.clone());
                 let driver = driver.with_gate(gate.clone());
-                tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room));
+                tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room, clocks.clone()));
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
-                let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
-                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward, gate));
+                let raft_too = raft.clone();
+                let replica = Replica {
+                    raft: raft_too,
+                    view,
+                    log,
+                    leadership,
+                    clocks: clocks.clone(),
+                    runtime,
+                    stop,
+                    ended,
+                };
+                let meeting = links
+                    .map_or(Ok(()), |links| meet_others(&raft, machine, time, links, forward, gate, clocks));
                 if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
@@ -153,18 +168,21 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
 }
 
 /// Serves the other members and watches over the connections to them.
-fn meet_others(
+fn meet_others<M: Machine>(
     raft: &Raft<TypeConfig>,
+    machine: StateMachine<M>,
+    time: Arc<dyn Time>,
     links: Arc<Links>,
     forward: mpsc::Sender<Forwarded>,
     gate: Gate,
+    clocks: watch::Receiver<Clocks>,
 ) -> Result<(), Error> {
     let has_lost: HasLost = {
         let (raft, links) = (raft.clone(), links.clone());
         Arc::new(move |member| failover::has_lost(&raft, &links, member))
     };
-    serve::start(links.network(), raft, forward, has_lost, gate)?;
-    tokio::spawn(failover::watch(raft.clone(), links.clone()));
+    serve::start(links.network(), raft, machine, time, forward, has_lost, gate)?;
+    tokio::spawn(failover::watch(raft.clone(), links.clone(), clocks));
     let mut server = raft.server_metrics();
     tokio::spawn(async move {
         let mut known = None;

@@ -19,6 +19,7 @@
 
 mod applied;
 mod applier;
+mod build;
 mod clock;
 mod driver;
 mod due;
@@ -37,6 +38,7 @@ pub mod recover;
 mod replica;
 mod room;
 mod serve;
+mod skew;
 mod snapshot;
 mod state_machine;
 mod transfer;
@@ -56,6 +58,7 @@ pub use forward::{EngineAnswer, EngineQuestion, Forwarded};
 pub use log_store::LogStore;
 pub use machine::{EngineMachine, Machine};
 pub use replica::{MemberStatus, Replica, Role, Status};
+pub use skew::{OFF_MS as CLOCK_OFF_MS, watch::Clocks};
 pub use snapshot::{SnapshotFile, Snapshots};
 pub use state_machine::StateMachine;
 pub use transport::{Links, Transport};
@@ -201,11 +204,20 @@ pub async fn open_member(
     start: Start,
     network: Option<Network>,
 ) -> Result<(Engine, Replica), Error> {
+    open_member_at(config, start, network, Arc::new(SystemTime::default())).await
+}
+
+/// As [`open_member`], by other clocks than the machine's.
+pub async fn open_member_at(
+    config: Config,
+    start: Start,
+    network: Option<Network>,
+    time: Arc<dyn Time>,
+) -> Result<(Engine, Replica), Error> {
     // The folder's store takes this one's place before anything is read or applied.
     let store = Arc::new(SwitchStore::new(Arc::new(MemoryStore::new())));
     let (engine, queue) = Engine::new(Cluster::new(), store.clone());
     let machine = Arc::new(EngineMachine::new(&engine, store));
-    let time = Arc::new(SystemTime::default());
     let replica = Replica::start(config, start, network, machine, queue, time).await?;
     Ok((engine, replica))
 }

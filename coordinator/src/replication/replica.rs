@@ -6,6 +6,7 @@ use super::life::{Life, run};
 use super::log::{self, Log};
 use super::machine::Machine;
 use super::membership::{self, Step};
+use super::skew::watch::Clocks;
 use super::types::{Member, MemberId, TypeConfig};
 use super::{Config, Error, Start};
 use crate::engine::Request;
@@ -55,6 +56,8 @@ pub struct Status {
     pub log: log::Counts,
     /// Why this member has stopped by itself.
     pub stopped: Option<String>,
+    /// Why the last snapshot was not made, if it was not; it is tried again.
+    pub snapshot_trouble: Option<String>,
 }
 
 /// A member as Raft knows it.
@@ -72,6 +75,7 @@ pub struct Replica {
     pub(super) view: Arc<View>,
     pub(super) log: Arc<Log>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) clocks: watch::Receiver<Clocks>,
     /// That of `lote-raft`.
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) stop: watch::Sender<bool>,
@@ -142,6 +146,11 @@ impl Replica {
         self.leadership.clone()
     }
 
+    /// The voters' wall clocks, as this member sees them.
+    pub fn clocks(&self) -> Clocks {
+        self.clocks.borrow().clone()
+    }
+
     pub fn status(&self) -> Status {
         let metrics = self.raft.metrics().borrow().clone();
         let applied = self.view.applied();
@@ -171,6 +180,7 @@ impl Replica {
             now: applied.now,
             log: self.log.counts(),
             stopped,
+            snapshot_trouble: self.view.snapshot_trouble(),
         }
     }
 

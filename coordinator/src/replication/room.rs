@@ -6,11 +6,14 @@
 //! (a vote, the end of what was under way, the store) finds its bytes there, even if somebody else has filled the disk
 //! to the last one.
 
+use super::skew::watch::Clocks;
 use super::types::Types;
 use openraft::Raft;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -85,18 +88,19 @@ fn measure(folder: &Path) -> io::Result<(u64, u64)> {
 pub struct Gate {
     folder: PathBuf,
     has_room: watch::Receiver<bool>,
+    clocks: watch::Receiver<Clocks>,
 }
 
 impl Gate {
     /// With the sender for [`watch_disk`].
-    pub fn new(folder: &Path) -> (watch::Sender<bool>, Gate) {
+    pub fn new(folder: &Path, clocks: watch::Receiver<Clocks>) -> (watch::Sender<bool>, Gate) {
         let (sender, has_room) = watch::channel(true);
-        (sender, Gate { folder: folder.to_owned(), has_room })
+        (sender, Gate { folder: folder.to_owned(), has_room, clocks })
     }
 
-    /// Whether the last look found too little.
-    pub fn is_told_full(&self) -> bool {
-        !*self.has_room.borrow()
+    /// Whether this member should not lead: the last look at the disk found too little, or its clock is off.
+    pub fn steps_back(&self) -> bool {
+        !*self.has_room.borrow() || !self.clocks.borrow().duty.leads
     }
 
     /// Whether an entry may be written now. Looks at the disk as well: it may have been filled since the last look.
@@ -106,8 +110,50 @@ impl Gate {
     }
 }
 
+/// Who writes much at once, a snapshot say, asks here: it must not be what makes this member step back.
+#[derive(Clone)]
+pub struct Room(Arc<dyn Fn(u64) -> bool + Send + Sync>);
+
+impl Room {
+    /// On the disk below a folder.
+    pub fn below(folder: &Path) -> Room {
+        let folder = folder.to_owned();
+        // A disk that cannot be measured is not called full.
+        Room(Arc::new(move |bytes| {
+            measure(&folder).map_or(true, |(free, total)| free >= Limits::of(total).low.saturating_add(bytes))
+        }))
+    }
+
+    /// Where nobody has to step back.
+    pub fn boundless() -> Room {
+        Room(Arc::new(|_| true))
+    }
+
+    #[cfg(test)]
+    pub fn scripted(has: impl Fn(u64) -> bool + Send + Sync + 'static) -> Room {
+        Room(Arc::new(has))
+    }
+
+    /// Whether so many more bytes may be written.
+    pub fn has(&self, bytes: u64) -> bool {
+        (self.0)(bytes)
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Room")
+    }
+}
+
 /// Tells whether there is room and has Raft behave accordingly, until Raft ends.
-pub async fn watch_disk<C: Types>(raft: Raft<C>, folder: PathBuf, has_room: watch::Sender<bool>) {
+/// What the clocks forbid ([`super::skew`]) is forbidden here as well: one place speaks to Raft.
+pub async fn watch_disk<C: Types>(
+    raft: Raft<C>,
+    folder: PathBuf,
+    has_room: watch::Sender<bool>,
+    clocks: watch::Receiver<Clocks>,
+) {
     let ballast = Ballast { path: folder.join(BALLAST) };
     let mut is_laid = false;
     let metrics = raft.metrics();
@@ -127,11 +173,12 @@ pub async fn watch_disk<C: Types>(raft: Raft<C>, folder: PathBuf, has_room: watc
                 ballast.give_up();
                 is_laid = false;
             }
-            let membership = metrics.borrow().membership_config.clone();
-            let is_alone = membership.membership().voter_ids().count() < 2;
-            raft.runtime_config().elect(room || is_alone);
-            raft.runtime_config().heartbeat(room || is_alone);
         }
+        let membership = metrics.borrow().membership_config.clone();
+        let is_alone = membership.membership().voter_ids().count() < 2;
+        let (room, duty) = (*has_room.borrow(), clocks.borrow().duty);
+        raft.runtime_config().elect(is_alone || (room && duty.stands));
+        raft.runtime_config().heartbeat(is_alone || (room && duty.leads));
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

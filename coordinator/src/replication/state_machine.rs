@@ -1,11 +1,14 @@
 //! openraft's view of the [`Applier`], which works on a thread of its own (or in place, for the simulator).
 //!
-//! Applying and building a snapshot go through the same queue, so a snapshot is taken between two entries. Until it
-//! is written, applying waits: a later version copies the state in slices.
+//! Entries, and the slices of a snapshot that is being built ([`super::build`]), go through the same queue, so that
+//! neither happens in the middle of the other.
 
-use super::applier::{Applier, Error, View};
+use super::applied::Applied;
+use super::applier::{self, Applier, Error, View};
+use super::build;
 use super::machine::Machine;
-use super::snapshot::SnapshotFile;
+use super::room::Room;
+use super::snapshot::{self, SnapshotFile};
 use super::types::{Member, MemberId, Replies, Types};
 use openraft::storage::RaftStateMachine;
 use openraft::{
@@ -15,7 +18,9 @@ use openraft::{
 use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// More jobs than ever wait: openraft and its snapshot builder each wait for the answer before they ask again.
@@ -42,18 +47,19 @@ impl<M> Clone for Way<M> {
 pub struct StateMachine<M> {
     way: Way<M>,
     view: Arc<View>,
+    room: Room,
 }
 
 impl<M> Clone for StateMachine<M> {
     fn clone(&self) -> StateMachine<M> {
-        StateMachine { way: self.way.clone(), view: self.view.clone() }
+        StateMachine { way: self.way.clone(), view: self.view.clone(), room: self.room.clone() }
     }
 }
 
 impl<M: Machine> StateMachine<M> {
     /// Starts the applying thread; it gives the applier back when all handles are dropped.
     pub fn on_thread(applier: Applier<M>) -> io::Result<(StateMachine<M>, JoinHandle<Applier<M>>)> {
-        let view = applier.view();
+        let (view, room) = (applier.view(), applier.snapshots().room());
         let (queue, jobs) = mpsc::sync_channel::<Job<M>>(JOBS_MAX);
         let work = move || {
             let mut applier = applier;
@@ -63,16 +69,105 @@ impl<M: Machine> StateMachine<M> {
             applier
         };
         let thread = std::thread::Builder::new().name("lote-apply".to_owned()).spawn(work)?;
-        Ok((StateMachine { way: Way::Thread(queue), view }, thread))
+        Ok((StateMachine { way: Way::Thread(queue), view, room }, thread))
     }
 
     /// Works in the caller's place: deterministic, and blocking.
     pub fn inline(applier: Applier<M>) -> StateMachine<M> {
-        let view = applier.view();
-        StateMachine { way: Way::Inline(Arc::new(Mutex::new(applier))), view }
+        let (view, room) = (applier.view(), applier.snapshots().room());
+        StateMachine { way: Way::Inline(Arc::new(Mutex::new(applier))), view, room }
     }
 
-    async fn call<T: Send + 'static>(
+    /// What others may see.
+    pub fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    /// Whether so many more bytes may be written.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Fills a fresh store with a verified snapshot from elsewhere, so that installing it takes but a moment and finds
+    /// its room: openraft takes a snapshot that cannot be installed for the end of this member.
+    pub async fn prepare(&self, file: SnapshotFile) -> Result<Applied, Error> {
+        let fresh = self.call(Applier::fresh).await?;
+        let (store, room) = (fresh.clone(), self.room.clone());
+        let filled = move || -> Result<Applied, Error> {
+            let position = snapshot::load_while(&file, &*store, &room)?;
+            applier::check_position(&*store, &position)?;
+            // What is to be installed is on the disk by then.
+            file.sync()?;
+            Ok(position)
+        };
+        let filled = self.blocking(filled).await?;
+        let (position, failure) = match filled {
+            Ok(position) => (Some(position), None),
+            Err(error) => (None, Some(error)),
+        };
+        let given = position.clone();
+        let give = move |applier: &mut Applier<M>| {
+            match given {
+                Some(position) => applier.prepared(position, fresh),
+                None => {
+                    drop(fresh);
+                    applier.discard();
+                }
+            }
+            Ok(())
+        };
+        self.call(give).await?;
+        match (position, failure) {
+            (Some(position), _) => Ok(position),
+            (None, failure) => Err(failure.unwrap_or_else(|| Error::Home("nothing was prepared".to_owned()))),
+        }
+    }
+
+    /// What was prepared is not wanted, unless it is installed.
+    pub async fn discard(&self) -> Result<(), Error> {
+        self.call(|applier| {
+            applier.discard();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Work that waits for a disk: on a thread of its own, or in place.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        match &self.way {
+            // Whoever waits for a disk lets others go first now and then, also here.
+            Way::Inline(_) => {
+                let done = work();
+                let mut others_had_their_turn = false;
+                std::future::poll_fn(|context| {
+                    if std::mem::replace(&mut others_had_their_turn, true) {
+                        return Poll::Ready(());
+                    }
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                })
+                .await;
+                Ok(done)
+            }
+            Way::Thread(_) => tokio::task::spawn_blocking(work)
+                .await
+                .map_err(|_| Error::Stopped("a thread that wrote a snapshot has ended".to_owned())),
+        }
+    }
+
+    /// Waits; false where there is no clock to wait by.
+    pub(super) async fn pause(&self, pause: Duration) -> bool {
+        let has_clock = matches!(self.way, Way::Thread(_));
+        if has_clock {
+            tokio::time::sleep(pause).await;
+        }
+        has_clock
+    }
+
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Applier<M>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -101,7 +196,9 @@ fn write_error(error: Error) -> StorageError<MemberId> {
 
 impl<C: Types, M: Machine> RaftSnapshotBuilder<C> for StateMachine<M> {
     async fn build_snapshot(&mut self) -> Result<Snapshot<C>, StorageError<MemberId>> {
-        let (meta, file) = self.call(Applier::build_snapshot).await.map_err(write_error)?;
+        let built = build::build(self).await.map_err(write_error)?;
+        // Without any, openraft is told of none: it looks at nothing but the position.
+        let (meta, file) = built.unwrap_or_default();
         Ok(Snapshot { meta, snapshot: Box::new(file) })
     }
 }
@@ -122,6 +219,7 @@ impl<C: Types, M: Machine> RaftStateMachine<C> for StateMachine<M> {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<openraft::Entry<C>> = entries.into_iter().collect();
+        self.view.unpressed().await;
         let apply =
             move |applier: &mut Applier<M>| entries.iter().map(|entry| applier.apply(entry)).collect();
         self.call(apply).await.map_err(write_error)

@@ -104,8 +104,20 @@ pub struct WireEntry {
 /// What a member asks on a Raft stream. Grows only at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RaftQuestion {
-    Append { vote: WireVote, prev: Option<WireId>, committed: Option<WireId>, entries: Vec<WireEntry> },
-    Vote { vote: WireVote, last: Option<WireId> },
+    Append {
+        vote: WireVote,
+        prev: Option<WireId>,
+        committed: Option<WireId>,
+        entries: Vec<WireEntry>,
+    },
+    Vote {
+        vote: WireVote,
+        last: Option<WireId>,
+    },
+    /// What time is it? Asked by this member.
+    Clock {
+        member: MemberId,
+    },
 }
 
 /// The answer to a [`RaftQuestion`]. Grows only at the end.
@@ -122,6 +134,10 @@ pub enum RaftAnswer {
     },
     /// The request was not taken, with the reason in words.
     Refused(String),
+    /// The wall clock, in milliseconds since 1970.
+    Clock {
+        wall_ms: u64,
+    },
 }
 
 /// Why a message cannot be used.
@@ -140,6 +156,7 @@ impl RaftQuestion {
     pub fn from(&self) -> MemberId {
         match self {
             RaftQuestion::Append { vote, .. } | RaftQuestion::Vote { vote, .. } => vote.member,
+            RaftQuestion::Clock { member } => *member,
         }
     }
 
@@ -266,7 +283,7 @@ mod tests {
             RaftQuestion::Append { vote, prev, committed, entries } => {
                 append_request(vote, prev, committed, entries)
             }
-            RaftQuestion::Vote { .. } => panic!("an append was made"),
+            other => panic!("an append was made, not {other:?}"),
         }
     }
 
@@ -318,8 +335,10 @@ mod tests {
             codec::encode(1, &EngineAnswer::Lost { is_lost: true, last }),
             codec::encode(1, &SnapshotHead { vote, name: "n".to_owned(), size_bytes: 5 }),
             codec::encode(1, &SnapshotAnswer::Done(vote)),
+            codec::encode(1, &RaftQuestion::Clock { member: 3 }),
+            codec::encode(1, &RaftAnswer::Clock { wall_ms: 5 }),
         ];
-        let expected: [&[u8]; 11] = [
+        let expected: [&[u8]; 13] = [
             &[1, 1, 1, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 0, 2, 1, 1, 1, 1, 3, 9, 0, 1, 2, 1, 10, 1, 0],
             &[1, 1, 4, 2, 1, 1, 0, 0],
@@ -331,6 +350,8 @@ mod tests {
             &[1, 1, 3, 1, 1, 1, 3, 9],
             &[1, 1, 2, 1, 1, 1, b'n', 5],
             &[1, 1, 0, 2, 1, 1],
+            &[1, 1, 2, 3],
+            &[1, 1, 6, 5],
         ];
         for (number, (encoded, expected)) in encoded.into_iter().zip(expected).enumerate() {
             assert_eq!(encoded.unwrap(), expected, "message {number}");

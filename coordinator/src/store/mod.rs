@@ -1,6 +1,7 @@
 //! `Store`: ordered keys, atomic batches, range scans. The place of the materialised job state; never the truth,
 //! which is the Raft log. Two implementations, sled and memory, one conformance suite.
 
+mod frozen;
 mod memory;
 mod rows;
 mod sled;
@@ -9,6 +10,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 
+pub use frozen::{Frozen, Row, SliceMax};
 pub use memory::MemoryStore;
 pub use rows::rows;
 pub use sled::SledStore;

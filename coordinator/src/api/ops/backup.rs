@@ -67,6 +67,9 @@ async fn snapshot(
             let Ok(file) = std::fs::File::open(&path) else { continue };
             return HttpResponse::Ok().content_type("application/octet-stream").streaming(pieces(file));
         }
+        if let Some(why) = status.snapshot_trouble {
+            return failed(why);
+        }
         if look % ASK_AGAIN_AFTER == 0
             && let Err(error) = watch.replica.snapshot().await
         {

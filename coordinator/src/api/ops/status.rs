@@ -49,6 +49,7 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
         "lastLogIndex": replica.last_log,
         "appliedIndex": replica.applied,
         "snapshotIndex": replica.snapshot,
+        "snapshotTrouble": replica.snapshot_trouble,
         "stateHash": replica.state_hash,
         "clusterTime": replica.now.to_string(),
         "logSyncs": replica.log.syncs,
@@ -68,6 +69,13 @@ async fn status(request: HttpRequest, watch: web::Data<Watch>, api: web::Data<Ba
     body["members"] = watch.engine.read(|cluster| members(cluster, &watch.replica.members(), &told)).into();
     body["software"] = json!(version::SOFTWARE);
     body["version"] = upgrade::shown(&watch.engine, &watch.versions);
+    let clocks = watch.replica.clocks();
+    // Of the voters' clocks those that this member knows: how far off the median of them each is at least.
+    body["clocks"] = json!({
+        "offMs": clocks.off_ms.iter().map(|(member, off_ms)| (member.to_string(), json!(off_ms)))
+            .collect::<serde_json::Map<_, _>>(),
+        "isOff": clocks.is_off,
+    });
     HttpResponse::Ok().json(body)
 }
 

@@ -6,14 +6,17 @@
 use crate::engine::{Engine, Unavailable};
 use crate::replication::link::Link;
 use crate::replication::wire::{RaftAnswer, RaftQuestion, SnapshotAnswer, SnapshotHead, WireVote};
-use crate::replication::{Config, Error, Member, MemberId, Replica, Role as RaftRole, Start, open_member};
+use crate::replication::{
+    Config, Error, Member, MemberId, Reading, Replica, Role as RaftRole, Start, SystemTime, Time,
+    open_member, open_member_at,
+};
 use crate::state::testing::{ACCOUNT, job_id, job_spec, pool_id, pool_spec, task_add, task_id};
 use crate::state::{Action, Command, IdempotencyKey, Outcome, keys};
 use lote_shared::network::{self as net, Identity, Multiaddr, Network, PeerId, Protocol, Role};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Runtime;
@@ -72,12 +75,17 @@ fn config(folder: &tempfile::TempDir) -> Config {
 
 impl Node {
     async fn start(id: MemberId, desired: &Desired) -> Node {
+        Node::start_at(id, desired, Arc::new(SystemTime::default())).await
+    }
+
+    async fn start_at(id: MemberId, desired: &Desired, time: Arc<dyn Time>) -> Node {
         let (identity, folder) = (Identity::ephemeral(), tempfile::tempdir().unwrap());
         let (network, runtime) = network(&identity, &"/ip4/127.0.0.1/tcp/0".parse().unwrap()).await;
         let address = network.addresses()[0].clone();
         let me = Member { peer: network.peer().to_string(), addresses: vec![address.to_string()] };
         let start = if id == 1 { Start::Found { me } } else { Start::Join { member: id } };
-        let (engine, replica) = open_member(config(&folder), start, Some(network.clone())).await.unwrap();
+        let (engine, replica) =
+            open_member_at(config(&folder), start, Some(network.clone()), time).await.unwrap();
         let node = Node { id, engine, replica, network, runtime, identity, address, folder };
         node.keep_membership(desired);
         node
@@ -164,10 +172,14 @@ fn voters(node: &Node) -> BTreeSet<MemberId> {
 
 /// A cluster whose three members vote, with the account and a job for tasks.
 async fn three() -> (Vec<Node>, Desired) {
+    three_at([(); 3].map(|()| Arc::new(SystemTime::default()) as Arc<dyn Time>)).await
+}
+
+async fn three_at(times: [Arc<dyn Time>; 3]) -> (Vec<Node>, Desired) {
     let desired = Desired::default();
     let mut nodes = Vec::new();
-    for id in 1..=3 {
-        nodes.push(Node::start(id, &desired).await);
+    for (id, time) in (1..).zip(times) {
+        nodes.push(Node::start_at(id, &desired, time).await);
     }
     introduce(&nodes.iter().collect::<Vec<_>>());
     *desired.lock() = nodes.iter().map(|node| (node.id, node.member())).collect();
@@ -338,6 +350,35 @@ async fn a_new_member_is_brought_up_by_a_snapshot_and_members_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_room_for_a_snapshot_refuses_it_until_there_is() {
+    let (mut nodes, desired) = three().await;
+    for n in 0..200 {
+        nodes[0].add(&format!("t{n}")).await.unwrap();
+    }
+    let first = leader(nodes.iter()).await;
+    let leads = nodes.iter().find(|node| node.id == first).unwrap();
+    until("a purged log", || leads.replica.status().purged.filter(|purged| *purged > 50)).await;
+    let fourth = Node::start(4, &desired).await;
+    // The first two times the disk is full in the middle of it.
+    let blocked: Vec<_> =
+        (1..=2).map(|n| fourth.folder.path().join(format!("raft/snapshots/received-{n}.new"))).collect();
+    for path in &blocked {
+        std::os::unix::fs::symlink("/dev/full", path).unwrap();
+    }
+    nodes.push(fourth);
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    desired.lock().insert(4, nodes[3].member());
+    same_state(&nodes.iter().collect::<Vec<_>>()).await;
+    assert!(blocked.iter().all(|path| path.symlink_metadata().is_err()), "both were met, and removed");
+    let status = nodes[3].replica.status();
+    assert_eq!(status.stopped, None);
+    assert!(status.snapshot.is_some() && status.applied > Some(200), "{status:?}");
+    let states = std::fs::read_dir(nodes[3].folder.path().join("state")).unwrap();
+    let folders = states.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+    assert!(folders <= 2, "{folders}: the first one, and that of the snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_to_go_hands_over() {
     let (mut nodes, desired) = three().await;
     let first = leader(nodes.iter()).await;
@@ -358,6 +399,74 @@ async fn a_leader_that_is_to_go_hands_over() {
     }
     assert_ne!(leader(rest.iter().copied()).await, first);
     same_state(&rest).await;
+}
+
+/// The machine's clocks, the wall clock set wrong by so many milliseconds.
+#[derive(Default)]
+struct SetWrong {
+    system: SystemTime,
+    by_ms: AtomicI64,
+}
+
+impl Time for SetWrong {
+    fn read(&self) -> Reading {
+        let Reading { mut wall, monotonic_us } = self.system.read();
+        wall.0 = wall.0.saturating_add_signed(self.by_ms.load(Ordering::Relaxed));
+        Reading { wall, monotonic_us }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_clock_is_off_does_not_lead() {
+    const HOUR: i64 = 3_600_000;
+    const YEAR: i64 = 365 * 24 * HOUR;
+    let clocks = [(); 3].map(|()| Arc::new(SetWrong::default()));
+    let (nodes, _desired) = three_at(clocks.clone().map(|clock| clock as Arc<dyn Time>)).await;
+    let clock = |id: MemberId| &clocks[id as usize - 1].by_ms;
+    let node = |id: MemberId| &nodes[id as usize - 1];
+    let mut count = 0;
+    for by_ms in [HOUR, -YEAR] {
+        let first = leader(nodes.iter()).await;
+        until("all clocks are known and right", || {
+            let is_right = |node: &Node| {
+                let seen = node.replica.clocks();
+                seen.off_ms.len() == 3 && !seen.is_off
+            };
+            nodes.iter().all(is_right).then_some(())
+        })
+        .await;
+        let before = node(first).replica.status().now;
+        clock(first).store(by_ms, Ordering::Relaxed);
+        let others: Vec<&Node> = nodes.iter().filter(|node| node.id != first).collect();
+        // Writes at the old leader are a sign of life to the others, if it makes entries of them.
+        let writing = async {
+            for n in 0.. {
+                node(first).add(&format!("at-{first}-{by_ms}-{n}")).await.unwrap();
+            }
+        };
+        let second = tokio::select! {
+            second = leader(others.iter().copied()) => second,
+            () = writing => panic!("it does not end"),
+        };
+        assert_ne!(second, first);
+        until("it follows", || (node(first).replica.status().leader == Some(second)).then_some(())).await;
+        // It serves, and everybody sees how far it is off; cluster time did not follow it.
+        for node in &nodes {
+            count += 1;
+            node.add(&format!("t{count}")).await.unwrap();
+        }
+        until("everybody sees it", || {
+            let off = |node: &Node| node.replica.clocks().off_ms.get(&first).copied().unwrap_or(0);
+            nodes.iter().all(|node| off(node).abs_diff(by_ms) < 60_000).then_some(())
+        })
+        .await;
+        let seen = node(first).replica.clocks();
+        assert!(seen.is_off && !seen.duty.stands, "{seen:?}");
+        let passed_ms = node(second).replica.status().now.since_ms(before);
+        assert!(passed_ms < HOUR as u64 / 2, "{passed_ms}");
+        clock(first).store(0, Ordering::Relaxed);
+    }
+    same_state(&nodes.iter().collect::<Vec<_>>()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
