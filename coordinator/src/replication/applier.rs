@@ -154,7 +154,7 @@ impl<M: Machine> Applier<M> {
         }
         let failed = |why: String| Error::Entry { index, why };
         let mut next = Applied { id: Some(id), ..self.applied.clone() };
-        let mut commands = Vec::new();
+        let mut content = None;
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Membership(membership) => {
@@ -162,10 +162,10 @@ impl<M: Machine> Applier<M> {
                 next.membership = membership.into();
             }
             EntryPayload::Normal(payload) => {
-                let (now, decoded) = payload.decode().map_err(|error| failed(error.to_string()))?;
+                let decoded = payload.decode(id.term).map_err(|error| failed(error.to_string()))?;
                 // Whatever a leader stamps, time never runs backwards.
-                next.now = next.now.max(now);
-                commands = decoded;
+                next.now = next.now.max(decoded.now);
+                content = Some(decoded);
             }
         }
         let stamp = Stamp { index, now: next.now };
@@ -177,17 +177,19 @@ impl<M: Machine> Applier<M> {
                 Vec::new()
             })
         };
-        let apply = || self.machine.apply(stamp, &commands, &mut position);
+        let commands = content.as_ref().map_or(&[][..], |content| &content.commands);
+        let apply = || self.machine.apply(stamp, commands, &mut position);
         let replies = catch_unwind(AssertUnwindSafe(apply))
             .map_err(|panic| failed(format!("it panicked: {}", panic_text(&*panic))))??;
         if let Some(error) = unstorable {
             return Err(error.into());
         }
-        if replies.len() != commands.len() {
-            return Err(failed(format!("{} replies to {} commands", replies.len(), commands.len())));
-        }
+        let count = replies.len();
+        let answers = content.map_or(Some(Replies::new()), |content| content.answers(replies));
+        let answers =
+            answers.ok_or_else(|| failed(format!("{count} replies are not one to each command")))?;
         self.set_applied(next);
-        Ok(replies)
+        Ok(answers)
     }
 
     fn set_applied(&mut self, applied: Applied) {

@@ -28,14 +28,16 @@ use super::applier::Position;
 use super::clock::{ClockCore, Time};
 use super::due::{Due, Read};
 use super::forward::{EngineAnswer, EngineQuestion, Forwarded};
+use super::payload::Payload;
 use super::room::Gate;
 use super::transport::{Links, peer_of};
-use super::types::{COMMANDS_MAX, Member, MemberId, Payload, Types};
+use super::types::{COMMANDS_MAX, Member, MemberId, Types};
 use super::waiting::{Item, Waiting};
 use crate::engine::{Request, Unavailable};
 use crate::leadership::{Leader, Leadership};
 use crate::state::{Reply, command};
 use futures::future::{BoxFuture, OptionFuture};
+use lote_shared::model::Timestamp;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Raft, ServerState};
 use std::sync::Arc;
@@ -306,8 +308,8 @@ impl<C: Types> Driver<C> {
         }
     }
 
-    /// What only the leader of another term may say or hear is refused ([`Engine::in_term`]). What is under way was
-    /// handed to Raft while this member led in that term.
+    /// What only the leader of another term may say or hear is refused ([`Engine::in_term`]), and so never forwarded.
+    /// That is early word for proposals; what counts is the term in the entry, judged when it is applied.
     ///
     /// [`Engine::in_term`]: crate::engine::Engine::in_term
     fn fence(&mut self) {
@@ -340,7 +342,7 @@ impl<C: Types> Driver<C> {
         }
     }
 
-    fn stamp(&mut self) -> lote_shared::model::Timestamp {
+    fn stamp(&mut self) -> Timestamp {
         self.parts.clock.stamp(self.parts.time.read())
     }
 
@@ -369,10 +371,10 @@ impl<C: Types> Driver<C> {
         if items.is_empty() {
             return None;
         }
-        let commands: Vec<_> = items.iter().flat_map(Item::commands).cloned().collect();
         let landing: BoxFuture<'static, Landed> = match place {
             Place::Here(_) => {
-                let payload = Payload::new(self.stamp(), commands.iter().map(|command| &*command.0));
+                let stamp = self.stamp();
+                let payload = entry_of(&items, stamp);
                 let raft = self.parts.raft.clone();
                 Box::pin(async move {
                     let written = raft.client_write(payload).await;
@@ -382,6 +384,7 @@ impl<C: Types> Driver<C> {
                 })
             }
             _ => {
+                let commands = items.iter().flat_map(Item::commands).cloned().collect();
                 let asked = self.ask_leader(metrics, EngineQuestion::Propose(commands));
                 Box::pin(async move {
                     match asked.await {
@@ -537,6 +540,15 @@ impl<C: Types> Driver<C> {
     }
 }
 
+/// The commands of these items as one entry.
+fn entry_of(items: &[Item], now: Timestamp) -> Payload {
+    let term = items.iter().find_map(Item::term);
+    let commands = items.iter().flat_map(|item| item.commands().iter().map(|command| (command, item.term())));
+    let commands: Vec<(&[u8], bool)> =
+        commands.map(|(command, fence)| (&*command.0, fence.is_some())).collect();
+    Payload::fenced(now, term, commands.into_iter())
+}
+
 /// The leadership that this member has won, whether or not it is announced.
 fn reign_led(metrics: &Metrics) -> Option<Reign> {
     let vote = &metrics.vote;
@@ -544,3 +556,6 @@ fn reign_led(metrics: &Metrics) -> Option<Reign> {
         metrics.state == ServerState::Leader && vote.committed && vote.leader_id.node_id == metrics.id;
     leads.then_some((vote.leader_id.term, metrics.id))
 }
+
+#[cfg(test)]
+mod tests;

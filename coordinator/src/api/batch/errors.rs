@@ -266,6 +266,7 @@ impl From<RefusalCode> for Code {
             | RefusalCode::InvalidBlockList
             | RefusalCode::InvalidBlobOrBlock
             | RefusalCode::Membership(_)
+            | RefusalCode::OtherTerm
             | RefusalCode::InternalError => Code::InternalError,
         }
     }
