@@ -121,9 +121,13 @@ pub fn host(command: Host) -> anyhow::Result<ExitCode> {
                 let client = client(&common)?;
                 let found = client.get("/lote/members").await?;
                 let peer = find(&found, &host)?;
-                client.delete(&format!("/lote/members/{peer}")).await?;
+                let answer = client.delete(&format!("/lote/members/{peer}")).await?;
+                let answer: Value = serde_json::from_slice(&answer)?;
                 match common.output {
-                    Output::Json => show(&json!({ "removed": peer }))?,
+                    Output::Json => show(&answer)?,
+                    Output::Text if answer["leaving"].is_string() => {
+                        println!("{host} ({peer}) is leaving; `lote status` elsewhere shows when it is out");
+                    }
                     Output::Text => println!("{host} ({peer}) is removed"),
                 }
             }

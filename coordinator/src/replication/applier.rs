@@ -124,6 +124,7 @@ impl<M: Machine> Applier<M> {
         let applied = read_applied(&*machine.store())?;
         let view = Arc::new(View::default());
         view.set_applied(applied.clone());
+        machine.set_voters(applied.membership.voters());
         Ok(Applier { machine, home, snapshots, applied, view })
     }
 
@@ -193,6 +194,9 @@ impl<M: Machine> Applier<M> {
     }
 
     fn set_applied(&mut self, applied: Applied) {
+        if applied.membership_id != self.applied.membership_id {
+            self.machine.set_voters(applied.membership.voters());
+        }
         self.view.set_applied(applied.clone());
         self.applied = applied;
     }
@@ -227,6 +231,8 @@ impl<M: Machine> Applier<M> {
         self.snapshots.adopt(position.clone(), file)?;
         self.machine.load(fresh)?;
         self.home.adopt()?;
+        // The state that was loaded has not heard it yet.
+        self.machine.set_voters(position.membership.voters());
         self.set_applied(position);
         Ok(())
     }

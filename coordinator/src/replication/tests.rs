@@ -3,6 +3,7 @@
 
 mod cluster;
 mod faults;
+mod leaving;
 mod life;
 mod members;
 mod storage;

@@ -95,6 +95,13 @@ pub struct MembershipRow {
     nodes: BTreeMap<MemberId, Member>,
 }
 
+impl MembershipRow {
+    /// Who votes: one set, or two while that changes.
+    pub fn voters(&self) -> &[BTreeSet<MemberId>] {
+        &self.configs
+    }
+}
+
 const MEMBERSHIP_VERSION: u8 = 1;
 const MEMBERSHIP_BYTES_MAX: u64 = 1024 * 1024;
 

@@ -11,7 +11,7 @@ use super::command::{Action, CursorKey};
 use super::cursors::CursorRecord;
 use super::idempotency::Answers;
 use super::index::{Account, Deadline, Host, Job, Node, Pool, Standing};
-use super::members::Membership;
+use super::members::{Membership, Replacing};
 use super::records::{JobRecord, NodeRecord, PoolRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
@@ -147,6 +147,8 @@ pub struct Cluster {
     meta_at: usize,
     pub(super) blobs: Blobs,
     pub(super) membership: Membership,
+    /// Whoever votes in Raft as of the last entry; see [`Cluster::set_voters`].
+    pub(super) voters: Vec<BTreeSet<u64>>,
 }
 
 impl Cluster {
@@ -247,7 +249,9 @@ impl Cluster {
                 self.add_token(step, record)
             }
             Action::TokenRevoke { token } => self.revoke_token(step, *token),
-            Action::MemberAdmit { token, admission } => self.admit_member(step, token.as_ref(), admission),
+            Action::MemberAdmit { token, admission } => {
+                self.admit_member(step, token.as_ref(), admission, Replacing::AtOnce)
+            }
             Action::MemberRemove { peer } => self.remove_member(step, peer),
             Action::HostPresented { peer, name, boot, capacity, address, software, machine } => {
                 self.check_host(peer, machine)?;
@@ -255,6 +259,11 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
+            Action::CoordinatorLeave { peer } => self.leave_coordinator(step, peer),
+            Action::CoordinatorLeft { peer } => self.coordinator_left(step, peer),
+            Action::MemberReplace { token, admission } => {
+                self.admit_member(step, token.as_ref(), admission, Replacing::InTwoSteps)
+            }
         }
     }
 

@@ -315,6 +315,8 @@ pub enum Action {
         token: Option<TokenClaim>,
         admission: Box<Admission>,
     },
+    /// At once. A coordinator goes by [`Action::CoordinatorLeave`]; that this removes one as well is for the logs of
+    /// earlier versions.
     MemberRemove {
         peer: String,
     },
@@ -334,6 +336,20 @@ pub enum Action {
     CoordinatorFounded {
         admission: Box<Admission>,
         member: u64,
+    },
+    /// Begins to take a coordinator out: the leader lets Raft forget it, then says [`Action::CoordinatorLeft`].
+    CoordinatorLeave {
+        peer: String,
+    },
+    /// Raft no longer knows it: its record goes, and everybody closes the door.
+    CoordinatorLeft {
+        peer: String,
+    },
+    /// As [`Action::MemberAdmit`], but the coordinator whose place the new one takes leaves as
+    /// [`Action::CoordinatorLeave`] has it, where the older command cut it off at once.
+    MemberReplace {
+        token: Option<TokenClaim>,
+        admission: Box<Admission>,
     },
 }
 

@@ -41,6 +41,7 @@ impl Action {
                 | Action::ClusterInit { .. }
                 | Action::TokenRevoke { .. }
                 | Action::CoordinatorFounded { .. }
+                | Action::CoordinatorLeft { .. }
         )
     }
 }

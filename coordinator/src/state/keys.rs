@@ -169,6 +169,13 @@ pub fn token(token: TokenId) -> Vec<u8> {
     key(CLUSTER, Table::Membership, &rest)
 }
 
+/// A coordinator that is on its way out.
+pub fn leaving(peer: &str) -> Vec<u8> {
+    let mut rest = vec![6];
+    rest.extend_from_slice(peer.as_bytes());
+    key(CLUSTER, Table::Membership, &rest)
+}
+
 pub fn cursor(cursor: CursorKey) -> Vec<u8> {
     let (tag, number) = match cursor {
         CursorKey::Job(job) => (0, job.0),

@@ -26,6 +26,7 @@ mod index;
 pub mod invariants;
 mod jobs;
 pub mod keys;
+mod leaving;
 pub mod members;
 mod nodes;
 mod past;

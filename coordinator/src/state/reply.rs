@@ -145,4 +145,10 @@ pub enum MembershipCode {
     HostIdentityCopied,
     /// The number of a coordinator that founds was another's.
     MemberNumberGiven,
+    /// Another coordinator is on its way out.
+    CoordinatorLeaving,
+    /// Those who would stay are no majority of Raft's voters.
+    NoMajority,
+    /// It cannot have left: it still votes.
+    CoordinatorVotes,
 }

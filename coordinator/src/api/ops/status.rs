@@ -78,6 +78,7 @@ fn members(cluster: &Cluster, raft: &BTreeMap<MemberId, MemberStatus>) -> Vec<Va
         if let Some(number) = record.member {
             let known = raft.get(&number);
             told["member"] = json!(number);
+            told["leaving"] = json!(cluster.is_leaving(&record.peer));
             told["voter"] = json!(known.is_some_and(|known| known.is_voter));
             told["matchedIndex"] = json!(known.and_then(|known| known.matched));
         }

@@ -21,13 +21,13 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The coordinators there should be, as the state will tell.
-type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
+pub(super) type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
 
-struct Node {
-    id: MemberId,
-    engine: Engine,
-    replica: Replica,
-    network: Network,
+pub(super) struct Node {
+    pub id: MemberId,
+    pub engine: Engine,
+    pub replica: Replica,
+    pub network: Network,
     runtime: Background,
     identity: Identity,
     address: Multiaddr,
@@ -85,15 +85,18 @@ impl Node {
 
     fn keep_membership(&self, desired: &Desired) {
         let desired = desired.clone();
-        self.replica.keep_membership(move || Some(desired.lock().clone()));
+        self.replica.keep_membership(move || {
+            let desired = desired.lock().clone();
+            (!desired.is_empty()).then_some(desired)
+        });
     }
 
-    fn member(&self) -> Member {
+    pub fn member(&self) -> Member {
         Member { peer: self.network.peer().to_string(), addresses: vec![self.address.to_string()] }
     }
 
     /// To the others it is as if its process had been killed.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.runtime.end();
     }
 
@@ -116,7 +119,7 @@ impl Node {
     }
 
     /// Adds a task; refusals (a second one of that name) are the test's failure.
-    async fn add(&self, name: &str) -> Result<(), Unavailable> {
+    pub async fn add(&self, name: &str) -> Result<(), Unavailable> {
         let outcome = self.engine.propose(ACCOUNT, add(name)).await?.unwrap();
         assert_added(name, &outcome);
         Ok(())
@@ -138,7 +141,7 @@ fn assert_added(name: &str, outcome: &Outcome) {
 }
 
 /// Everybody may speak to everybody, as the replicated allow-list will say.
-fn introduce(nodes: &[&Node]) {
+pub(super) fn introduce(nodes: &[&Node]) {
     let allowed: BTreeMap<PeerId, Role> =
         nodes.iter().map(|node| (node.network.peer(), Role::Coordinator)).collect();
     for node in nodes {
@@ -146,7 +149,7 @@ fn introduce(nodes: &[&Node]) {
     }
 }
 
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
             if let Some(found) = look() {
@@ -158,21 +161,25 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-fn voters(node: &Node) -> BTreeSet<MemberId> {
+pub(super) fn voters(node: &Node) -> BTreeSet<MemberId> {
     node.replica.members().into_iter().filter(|(_, status)| status.is_voter).map(|(id, _)| id).collect()
 }
 
-/// A cluster whose three members vote, with the account and a job for tasks.
 async fn three() -> (Vec<Node>, Desired) {
+    voting(3).await
+}
+
+/// A cluster of so many members that vote, with the account and a job for tasks.
+pub(super) async fn voting(count: u64) -> (Vec<Node>, Desired) {
     let desired = Desired::default();
     let mut nodes = Vec::new();
-    for id in 1..=3 {
+    for id in 1..=count {
         nodes.push(Node::start(id, &desired).await);
     }
     introduce(&nodes.iter().collect::<Vec<_>>());
     *desired.lock() = nodes.iter().map(|node| (node.id, node.member())).collect();
-    let all = BTreeSet::from([1, 2, 3]);
-    until("three voters", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
+    let all: BTreeSet<MemberId> = (1..=count).collect();
+    until("they vote", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
     let engine = &nodes[0].engine;
     let account = Action::AccountAdd { name: "lote".to_owned(), keys: vec![b"key".to_vec()] };
     engine.propose(keys::CLUSTER, account).await.unwrap().unwrap();
@@ -185,7 +192,7 @@ async fn three() -> (Vec<Node>, Desired) {
 }
 
 /// The place of the member whose leadership is announced.
-async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
+pub(super) async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
     until("a leader", || {
         let leads = |node: &&Node| node.replica.leadership().borrow().is_ours;
         nodes.clone().find(leads).map(|node| node.id)

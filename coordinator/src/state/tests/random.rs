@@ -94,6 +94,8 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
                 member,
             }
         }
+        9 if c.is_multiple_of(3) => Action::CoordinatorLeave { peer: coordinator },
+        10 if c.is_multiple_of(3) => Action::CoordinatorLeft { peer: coordinator },
         9 | 10 => Action::MemberRemove { peer: coordinator },
         _ => {
             let cluster_id = (a % 2).to_string();
