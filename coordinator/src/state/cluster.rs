@@ -261,6 +261,7 @@ impl Cluster {
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
             Action::CoordinatorLeave { peer } => self.leave_coordinator(step, peer),
             Action::CoordinatorLeft { peer } => self.coordinator_left(step, peer),
+            Action::HostDrain { peer, forced } => self.drain_host(step, peer, *forced),
             Action::MemberReplace { token, admission } => {
                 self.admit_member(step, token.as_ref(), admission, Replacing::InTwoSteps)
             }

@@ -315,8 +315,8 @@ pub enum Action {
         token: Option<TokenClaim>,
         admission: Box<Admission>,
     },
-    /// At once. A coordinator goes by [`Action::CoordinatorLeave`]; that this removes one as well is for the logs of
-    /// earlier versions.
+    /// At once, whatever runs there. A coordinator goes by [`Action::CoordinatorLeave`], and a worker that may live by
+    /// [`Action::HostDrain`]; this is for the logs of earlier versions, and for workers that cannot come back.
     MemberRemove {
         peer: String,
     },
@@ -350,6 +350,12 @@ pub enum Action {
     MemberReplace {
         token: Option<TokenClaim>,
         admission: Box<Admission>,
+    },
+    /// Takes a worker out once its host has given up what it runs; `forced`: at once, and its tasks wait for the end of
+    /// its lease.
+    HostDrain {
+        peer: String,
+        forced: bool,
     },
 }
 

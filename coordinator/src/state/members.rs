@@ -7,11 +7,12 @@
 use super::cluster::{Cluster, Event};
 use super::command::{Admission, TokenClaim};
 use super::cursors::NodeWork;
+use super::draining::Draining;
 use super::keys;
 use super::records::{ClusterSettings, HostState, MemberRecord, TokenRecord};
 use super::reply::{MembershipCode as Code, Outcome, Refusal, RefusalCode, Reply};
 use super::step::{ROW_VERSION, Step};
-use lote_shared::model::{AllocationState, MemberRole, PoolState, Timestamp, TokenId};
+use lote_shared::model::{AllocationState, HostKey, MemberRole, PoolState, Timestamp, TokenId};
 use lote_shared::protocol::codec;
 use std::collections::BTreeMap;
 
@@ -45,6 +46,8 @@ pub(super) struct Membership {
     pub last_member: u64,
     /// Coordinators on their way out by peer id, and since when; always among the members.
     pub(super) leaving: BTreeMap<String, Timestamp>,
+    /// Hosts on their way out.
+    pub(super) draining: BTreeMap<HostKey, Draining>,
 }
 
 impl Membership {
@@ -67,6 +70,10 @@ impl Membership {
             Some(6) => {
                 let peer = std::str::from_utf8(&rest[1..]).map_err(|error| error.to_string())?;
                 self.leaving.insert(peer.to_owned(), decode(value)?);
+            }
+            Some(7) => {
+                let host: [u8; 4] = rest[1..].try_into().map_err(|_| "no host's number".to_owned())?;
+                self.draining.insert(HostKey(u32::from_be_bytes(host)), decode(value)?);
             }
             _ => return Err("no such row".to_owned()),
         }
@@ -370,20 +377,26 @@ impl Cluster {
     }
 
     pub(super) fn drop_member(&mut self, step: &mut Step, peer: &str) {
-        let Some(member) = self.membership.members.remove(peer) else { return };
+        if self.forget_member(step, peer) == Some(MemberRole::Worker) {
+            self.drop_host(step, peer);
+        }
+    }
+
+    /// Nobody speaks to it any more; what its host has is another matter. Tells what it was.
+    pub(super) fn forget_member(&mut self, step: &mut Step, peer: &str) -> Option<MemberRole> {
+        let member = self.membership.members.remove(peer)?;
         if self.membership.leaving.remove(peer).is_some() {
             step.delete(keys::leaving(peer));
         }
         step.delete(keys::member(peer));
         step.event(Event::MembersChanged);
-        if member.role == MemberRole::Worker {
-            self.drop_host(step, peer);
-        }
+        Some(member.role)
     }
 
     /// The host of a removed worker: lost at once and for good, so its nodes go and their pools fill up elsewhere.
     fn drop_host(&mut self, step: &mut Step, peer: &str) {
         let Some(key) = self.peers.get(peer).copied() else { return };
+        self.forget_draining(step, key);
         let Some(host) = self.hosts.get_mut(&key) else { return };
         if host.record.state != HostState::Lost {
             host.record.state = HostState::Lost;
@@ -401,7 +414,7 @@ impl Cluster {
     }
 
     /// A pool that was at its target is to get another node for one that goes unasked.
-    fn refill_pool(&mut self, step: &mut Step, key: lote_shared::model::PoolKey) {
+    pub(super) fn refill_pool(&mut self, step: &mut Step, key: lote_shared::model::PoolKey) {
         let Some(pool) = self.pools.get_mut(&key) else { return };
         if pool.record.state != PoolState::Active || pool.record.allocation != AllocationState::Steady {
             return;

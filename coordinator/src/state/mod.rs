@@ -20,6 +20,7 @@ pub mod command;
 mod condition;
 mod cursors;
 mod digest;
+mod draining;
 mod hosts;
 mod idempotency;
 mod index;

@@ -234,7 +234,11 @@ fn members_of(cluster: &Cluster) -> Vec<Value> {
             "member": member.member,
             "admitted": member.admitted.to_string(),
             "token": member.token.map(|token| token.to_string()),
-            "state": if cluster.is_leaving(&member.peer) { Some("leaving") } else { state },
+            "state": match host {
+                _ if cluster.is_leaving(&member.peer) => Some("leaving"),
+                Some(host) if host.state == HostState::Joined && cluster.is_draining(host.key) => Some("draining"),
+                _ => state,
+            },
             "cores": host.map(|host| host.capacity.cores),
             "nodes": host.map(|host| cluster.nodes_on_host(host.key).count()),
         })
@@ -252,11 +256,41 @@ async fn remove_member(
         return *refusal;
     }
     let peer = path.into_inner();
+    let forced = match request.query_string().split('&').find(|part| !part.starts_with("api-version=")) {
+        None | Some("" | "force=false") => false,
+        Some("force=true") => true,
+        Some(other) => {
+            let message = format!("`{other}` is no parameter of this; there is `force=true`");
+            return refuse(StatusCode::BAD_REQUEST, "InvalidQueryParameterValue", &message);
+        }
+    };
     let role = admin.engine.read(|cluster| cluster.member(&peer).map(|member| member.role));
+    if forced && role == Some(MemberRole::Coordinator) {
+        let message = "a coordinator is not drained and cannot be forced: it leaves as soon as the others can do without";
+        return refuse(StatusCode::BAD_REQUEST, "InvalidQueryParameterValue", message);
+    }
     if role == Some(MemberRole::Coordinator) {
         return remove_coordinator(&admin, peer).await;
     }
-    change(&admin, Action::MemberRemove { peer: peer.clone() }, || json!({ "removed": peer })).await
+    remove_worker(&admin, peer, forced).await
+}
+
+/// Begins to drain it; the rest is up to its host and to the state, whether or not anybody looks on.
+async fn remove_worker(admin: &Admin, peer: String, forced: bool) -> HttpResponse {
+    let drain = Action::HostDrain { peer: peer.clone(), forced };
+    match admin.engine.propose(keys::CLUSTER, drain).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(refusal)) => return refused(&refusal),
+        Err(error) => return unavailable(&error),
+    }
+    let (is_member, nodes) = admin.engine.read(|cluster| {
+        let host = cluster.host_by_peer(&peer);
+        (cluster.member(&peer).is_some(), host.map_or(0, |host| cluster.nodes_on_host(host.key).count()))
+    });
+    if is_member {
+        return HttpResponse::Accepted().json(json!({ "draining": peer, "nodes": nodes }));
+    }
+    HttpResponse::Ok().json(json!({ "removed": peer, "nodesUntilLeaseEnds": nodes }))
 }
 
 /// In two steps; the second is the leader's, and comes whether or not anybody waits for it here.

@@ -90,6 +90,7 @@ fn members(cluster: &Cluster, raft: &BTreeMap<MemberId, MemberStatus>) -> Vec<Va
 fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus], facts: &[HostFacts]) -> Value {
     let hosts = cluster.hosts().map(|host| {
         let state = match host.state {
+            HostState::Joined if cluster.is_draining(host.key) => "draining",
             HostState::Joined => "joined",
             HostState::Unknown => "unknown",
             HostState::Lost => "lost",

@@ -1,6 +1,7 @@
 //! Scenarios of the specs as far as the core decides them; named after their rows.
 
 mod attempts;
+mod draining;
 mod jobs;
 mod members;
 mod pools;
