@@ -8,10 +8,10 @@ use crate::replication::tests::toy::{Toy, command};
 use crate::replication::{
     Applier, LogStore, MemoryHome, Snapshots, StateMachine, SystemTime, Transport, TypeConfig,
 };
-use crate::state::Cluster;
+use crate::state::{Cluster, Reply};
 use crate::store::MemoryStore;
-use openraft::Vote;
 use openraft::raft::AppendEntriesRequest;
+use openraft::{ServerState, Vote};
 
 type Asked = tokio::task::JoinHandle<Result<Reply, Unavailable>>;
 
