@@ -140,7 +140,10 @@ pub fn host(command: Host) -> anyhow::Result<ExitCode> {
                 match common.output {
                     Output::Json => show(&answer)?,
                     Output::Text if answer["leaving"].is_string() => {
-                        println!("{host} ({peer}) is leaving; `lote status` elsewhere shows when it is out");
+                        println!(
+                            "{host} ({peer}) is leaving; it is out once a coordinator that is to vote in its place has \
+                             caught up, which `lote status` of another one shows"
+                        );
                     }
                     Output::Text if answer["nodesUntilLeaseEnds"].as_u64().unwrap_or(0) > 0 => {
                         println!(
