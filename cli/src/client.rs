@@ -83,8 +83,8 @@ impl Client {
         Ok(self.batch(Method::POST, path, Some(serde_json::to_vec(body)?)).await?.bytes().await?.to_vec())
     }
 
-    pub async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        self.batch(Method::DELETE, path, None).await.map(drop)
+    pub async fn delete(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        Ok(self.batch(Method::DELETE, path, None).await?.bytes().await?.to_vec())
     }
 
     /// One signed Batch call; `path` starts with `/` and may carry a query whose values need no encoding.

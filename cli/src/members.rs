@@ -8,6 +8,7 @@ use lote_shared::model::{MemberRole, TokenId};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What all these commands take.
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,11 @@ pub struct Common {
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
+
+/// How often a host that is draining is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(300);
+/// How often in a row that may fail.
+const DRAIN_FAILS_MAX: u32 = 20;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Token {
@@ -58,10 +64,13 @@ pub enum Host {
         #[command(flatten)]
         common: Common,
     },
-    /// Remove a host: it is cut off, and what ran there runs elsewhere at once.
+    /// Remove a host: it ends what it runs, which starts elsewhere, and is then cut off.
     Remove {
         /// Name or peer id.
         host: String,
+        /// Cut a worker off at once; what it ran starts elsewhere when its lease is over.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -117,19 +126,70 @@ pub fn host(command: Host) -> anyhow::Result<ExitCode> {
                     &columns,
                 )?;
             }
-            Host::Remove { host, common } => {
+            Host::Remove { host, force, common } => {
                 let client = client(&common)?;
                 let found = client.get("/lote/members").await?;
                 let peer = find(&found, &host)?;
-                client.delete(&format!("/lote/members/{peer}")).await?;
+                let query = if force { "?force=true" } else { "" };
+                let answer = client.delete(&format!("/lote/members/{peer}{query}")).await?;
+                let mut answer: Value = serde_json::from_slice(&answer)?;
+                if answer["draining"].is_string() {
+                    wait_until_drained(&client, &peer, &host, &answer, common.output).await?;
+                    answer = json!({ "removed": peer });
+                }
                 match common.output {
-                    Output::Json => show(&json!({ "removed": peer }))?,
+                    Output::Json => show(&answer)?,
+                    Output::Text if answer["leaving"].is_string() => {
+                        println!(
+                            "{host} ({peer}) is leaving; it is out once a coordinator that is to vote in its place has \
+                             caught up, which `lote status` of another one shows"
+                        );
+                    }
+                    Output::Text if answer["nodesUntilLeaseEnds"].as_u64().unwrap_or(0) > 0 => {
+                        println!(
+                            "{host} ({peer}) is removed; what it ran starts elsewhere when its lease is over"
+                        );
+                    }
                     Output::Text => println!("{host} ({peer}) is removed"),
                 }
             }
         }
         Ok(ExitCode::SUCCESS)
     })?
+}
+
+/// The host gives its nodes up one by one, at the latest when its lease is over. It goes on when nobody waits.
+async fn wait_until_drained(
+    client: &Client,
+    peer: &str,
+    host: &str,
+    begun: &Value,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut nodes = begun["nodes"].as_u64();
+    let mut failed = 0;
+    loop {
+        if output == Output::Text {
+            eprintln!("{host} is draining: {} nodes to give up", nodes.unwrap_or(0));
+        }
+        let shown = nodes;
+        while nodes == shown {
+            tokio::time::sleep(DRAIN_LOOK).await;
+            let found = match client.get("/lote/members").await {
+                Ok(found) => found,
+                // Another coordinator may be about to lead.
+                Err(_) if failed < DRAIN_FAILS_MAX => {
+                    failed += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.context(format!("{host} goes on draining"))),
+            };
+            failed = 0;
+            let members = found["members"].as_array().context("the coordinator's answer has no members")?;
+            let Some(member) = members.iter().find(|member| member["peer"] == peer) else { return Ok(()) };
+            nodes = member["nodes"].as_u64();
+        }
+    }
 }
 
 pub fn client(common: &Common) -> anyhow::Result<Client> {

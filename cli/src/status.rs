@@ -74,11 +74,12 @@ fn print(status: &Value) {
             (false, true) => "voter",
             (false, false) => "learner",
         };
+        let duty = if member["leaving"] == true { format!("{duty}, leaving") } else { duty.to_owned() };
         let addresses = member["addresses"].as_array().into_iter().flatten().map(&text);
         vec![
             text(&member["member"]),
             text(&member["name"]),
-            duty.to_owned(),
+            duty,
             text(&member["matchedIndex"]),
             text(&member["software"]),
             crate::upgrade::range(&member["supports"]),

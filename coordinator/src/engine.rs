@@ -14,6 +14,7 @@ use crate::state::{
 use crate::store::{self, Store};
 use lote_shared::model::{AccountId, Timestamp};
 use parking_lot::RwLock;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 
@@ -261,6 +262,11 @@ impl Engine {
             waiting_bytes: self.waiting_bytes.clone(),
             fence: None,
         }
+    }
+
+    /// For the driver alone: who votes as of the entry that was applied last.
+    pub fn set_voters(&self, voters: Vec<BTreeSet<u64>>) {
+        self.shared.cluster.write().set_voters(voters);
     }
 
     /// For the driver alone: puts another state in place, after a snapshot was installed.

@@ -1,27 +1,36 @@
 //! Who belongs to the cluster, between the replicated state and everything that has to find a member.
 //!
 //! [`Seat`] is this coordinator's own place. [`Keeper`] publishes the members of the state as the
-//! [`Directory`](crate::directory::Directory), on every coordinator, leader or not; [`desired`] tells the leader's Raft
-//! which coordinators there should be. Both read the state and own nothing.
+//! [`Directory`](crate::directory::Directory), on every coordinator, leader or not; [`Coordinators`] tells the leader's
+//! Raft which coordinators there should be. Both read the state and own nothing.
 
+use crate::clock;
 use crate::directory::Publisher;
-use crate::engine::Engine;
+use crate::engine::{Engine, Unavailable};
 use crate::join::Joinable;
+use crate::leadership::Leadership;
+use crate::replication::membership::Roster;
 use crate::replication::{self, MemberId, Start};
 use crate::service::{CoordinatorConfig, Error};
-use crate::state::{Action, Admission, Cluster, Endpoints, Event, keys};
+use crate::state::{Action, Admission, Cluster, Endpoints, Event, MembershipCode, RefusalCode, Reply, keys};
+use futures::future::BoxFuture;
 use lote_shared::model::MemberRole;
 use lote_shared::network::{Multiaddr, Network, Role};
 use lote_shared::protocol::members::Member;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A state that came as a snapshot brings no events, so it is looked at again now and then.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Before this coordinator tries again to say where it is.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+/// How long a coordinator that is to be taken out waits for the one before it.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// Before a state that was not yet ready for something is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The role as the network names it.
 pub fn network_role(role: MemberRole) -> Role {
@@ -158,19 +167,77 @@ pub async fn announce(engine: Engine, own: Admission) {
     }
 }
 
-/// The coordinators of the state, as the membership keeper wants them; `None` before it has any.
-pub fn desired(
-    engine: Engine,
-) -> impl Fn() -> Option<BTreeMap<MemberId, replication::Member>> + Send + Sync + 'static {
-    move || {
-        let coordinators = engine.read(|cluster| {
-            let numbered = cluster.coordinators().filter_map(|record| {
+/// Whether what was refused may be granted a moment later: Raft's voters change.
+pub fn waits(code: RefusalCode) -> bool {
+    let RefusalCode::Membership(code) = code else { return false };
+    matches!(code, MembershipCode::CoordinatorLeaving | MembershipCode::NoMajority)
+}
+
+/// Proposes what takes a coordinator out until the state grants it: the one before it has to be gone, and those who
+/// stay have to be a majority. After [`LEAVE_WITHIN`] its refusal is the answer.
+pub async fn take_out(engine: &Engine, action: Action) -> Result<Reply, Unavailable> {
+    let deadline = clock::monotonic() + LEAVE_WITHIN;
+    loop {
+        let reply = engine.propose(keys::CLUSTER, action.clone()).await?;
+        let has_to_wait = matches!(&reply, Err(refusal) if waits(refusal.code));
+        if !has_to_wait || clock::monotonic() >= deadline {
+            return Ok(reply);
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Waits until this member's state is so; false if it is not for so long.
+pub async fn until(engine: &Engine, within: Duration, is_so: impl Fn(&Cluster) -> bool) -> bool {
+    let deadline = clock::monotonic() + within;
+    loop {
+        if engine.read(&is_so) {
+            return true;
+        }
+        if clock::monotonic() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// The coordinators of the state, as the membership keeper of the leader wants them.
+#[derive(Debug)]
+pub struct Coordinators {
+    pub engine: Engine,
+    pub leadership: watch::Receiver<Leadership>,
+}
+
+impl Roster for Coordinators {
+    fn desired(&self) -> Option<BTreeMap<MemberId, replication::Member>> {
+        let coordinators = self.engine.read(|cluster| {
+            let numbered = cluster.staying().filter_map(|record| {
                 let (peer, addresses) = (record.peer.clone(), record.addresses.clone());
                 Some((record.member?, replication::Member { peer, addresses }))
             });
             numbered.collect::<BTreeMap<_, _>>()
         });
         (!coordinators.is_empty()).then_some(coordinators)
+    }
+
+    fn leaving(&self) -> BTreeSet<MemberId> {
+        self.engine.read(|cluster| cluster.leaving().filter_map(|record| record.member).collect())
+    }
+
+    fn left(&self, term: u64, member: MemberId) -> BoxFuture<'_, ()> {
+        let gone = self.engine.read(|cluster| {
+            cluster.leaving().find(|record| record.member == Some(member)).map(|record| record.peer.clone())
+        });
+        // Another leader looks at Raft by itself.
+        let engine = self.engine.in_term(term, self.leadership.clone(), true);
+        Box::pin(async move {
+            let Some(peer) = gone else { return };
+            match engine.propose(keys::CLUSTER, Action::CoordinatorLeft { peer }).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(refusal)) => tracing::warn!(%refusal, member, "a coordinator was not let go"),
+                Err(error) => tracing::debug!(%error, member, "the state has not heard yet who left"),
+            }
+        })
     }
 }
 

@@ -165,7 +165,10 @@ impl Coordinator {
             tokio::spawn(members::announce(engine.clone(), seat.admission()));
         }
         // Not before: after a recovery the state names members that Raft must not look for.
-        replica.keep_membership(members::desired(engine.clone()));
+        replica.keep_membership(members::Coordinators {
+            engine: engine.clone(),
+            leadership: replica.leadership(),
+        });
         let keeper = publisher.map(|publisher| members::Keeper::start(engine.clone(), seat, publisher));
 
         let builder = ChunkBuilder::new(&endpoints.batch, &endpoints.blob);
@@ -211,15 +214,13 @@ impl Coordinator {
             config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
         let doors = endpoints.join.zip(config.joinable.as_ref()).map(|(address, joinable)| {
             let authority = joinable.authority.clone();
-            join::server::Doors {
-                engine: engine.clone(),
-                authority,
-                address,
-                replica: Some(Arc::clone(&replica)),
-                leaving: Arc::default(),
-            }
+            join::server::Doors { engine: engine.clone(), authority, address }
         });
-        let admin = crate::api::ops::members::Admin { engine: engine.clone(), doors: doors.clone() };
+        let admin = crate::api::ops::members::Admin {
+            engine: engine.clone(),
+            doors: doors.clone(),
+            peer: network.peer().to_string(),
+        };
         let mut servers = vec![
             serve(batch, tls.clone(), move |cfg| {
                 // The pages come first: the Batch interface takes every other path.

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from azure.storage.blob import BlobServiceClient
@@ -84,3 +85,34 @@ def test_any_of_three_coordinators_may_be_lost(members):
     wait_for("the new voter", lambda: voters(members, "c1") == {"c1", "c2", "c4"}, 60)
     wait_for("the same state there", lambda: same_state(members, "c1", "c2", "c4"), 60)
     assert {member["name"] for member in members.operate("status", at="c4")["members"]} == {"c1", "c2", "c4", "w1"}
+
+
+def test_two_coordinators_are_removed_at_the_same_time(members):
+    """Asked of two coordinators at once: they go one after the other, and the one that is left decides alone."""
+    members.found()
+    token = members.token("--role", "coordinator", "--uses", "2")
+    for name in ("c2", "c3"):
+        members.coordinator(name, "--join", token)
+    wait_for("three voters", lambda: voters(members, "c1") == {"c1", "c2", "c3"}, 60)
+    status = members.operate("status")
+    numbers = {member["member"]: member["name"] for member in status["members"]}
+    leader = numbers[status["replica"]["leader"]]
+    first, second = sorted(set(numbers.values()) - {leader})
+
+    def remove(name: str, asked: str) -> tuple[int, str]:
+        return members.run("host", "remove", name, "--data-dir", str(members.data(asked)))
+
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.submit(remove, first, leader), pool.submit(remove, second, second)
+        code, said = one.result()
+        assert code == 0 and "is removed" in said, said
+        code, said = two.result()
+    # It cannot see its own end.
+    assert code == 0 and "is leaving" in said, said
+    wait_for("one that is left", lambda: set(members.members(at=leader)) == {leader}, 60)
+    assert voters(members, leader) == {leader}
+    members.kill(first, second)
+    sdk = sdk_module.load(members.endpoints(leader))
+    sdk.create_pool(sdk.pool("after", nodes=0, slots=1))
+    code, said = remove(leader, leader)
+    assert code != 0 and "LastCoordinator" in said

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -82,6 +83,81 @@ def test_two_workers_join_and_run_a_job(members):
     assert {host["name"]: host["state"] for host in members.operate("status")["hosts"]} == {"w1": "lost", "w2": "joined"}
     said = members.refused("w1-again", "--join", token)
     assert "TokenUsedUp" in said
+
+
+# One line when an attempt starts, and one a few times a second while it lives: seconds, the attempt's process, the host's
+# node. The trap shows that it was ended with grace.
+BEAT = (
+    "me=$AZ_BATCH_NODE_ID.$$; say() {{ echo $(date +%s.%N) $1 $me >> {log}; }}; bye() {{ say end; exit 143; }}; "
+    "trap bye TERM; while true; do say beat; sleep 0.1; done"
+)
+
+
+def lives(log) -> dict[str, tuple[float, float]]:
+    """When each attempt of a task was first and last seen alive, by its own log, in the order of their starts."""
+    seen: dict[str, list[float]] = {}
+    for line in log.read_text().splitlines():
+        at, _, who = line.split()
+        seen.setdefault(who, []).append(float(at))
+    return dict(sorted(((who, (min(ats), max(ats))) for who, ats in seen.items()), key=lambda life: life[1]))
+
+
+def never_two_at_once(log) -> list[str]:
+    alive = lives(log)
+    ends = [end for _, end in alive.values()]
+    starts = [start for start, _ in alive.values()]
+    assert all(end < start for end, start in zip(ends, starts[1:])), alive
+    return list(alive)
+
+
+@pytest.mark.parametrize("how", ["drained", "forced", "silent"])
+def test_a_removed_host_never_runs_what_runs_elsewhere(how):
+    """Its tasks start elsewhere once they have ended on it, or when its lease is over: their own log shows it."""
+    members = Members(lease="60s" if how == "drained" else "10s")
+    try:
+        sdk = sdk_module.load(members.found())
+        token = members.token("--uses", "2")
+        members.worker("w1", "--join", token)
+        joined(members, "w1")
+        sdk.create_pool(sdk.pool("p", nodes=1, slots=2))
+        ready_nodes(sdk, "p", 1)
+        sdk.create_job(sdk.job("j", "p"))
+        job = Job(sdk, "j")
+        logs = [members.home / f"beats-{n}" for n in range(2)]
+        for n, log in enumerate(logs):
+            job.add_shell(BEAT.format(log=log), id=f"t{n}")
+        wait_for("the tasks to live", lambda: all(log.exists() for log in logs), 60)
+        members.worker("w2", "--join", token)
+        joined(members, "w2")
+
+        if how == "silent":
+            # It hears nothing and says nothing; its keeper ends the tasks when the lease is over.
+            members.running["w1"].send_signal(signal.SIGSTOP)
+        more = ["--force"] if how == "forced" else []
+        before = time.time()
+        code, said = members.run(
+            "host", "remove", "w1", *more, "--data-dir", str(members.data("c1")), timeout=120
+        )
+        assert code == 0 and "is removed" in said, said
+        if how == "drained":
+            assert time.time() - before < 45, "it did not wait for the lease"
+            assert "1 nodes to give up" in said, said
+        if how == "forced":
+            assert "when its lease is over" in said, said
+        assert "w1" not in members.members()
+        wait_for("the tasks to live elsewhere", lambda: all(len(lives(log)) >= 2 for log in logs), 120)
+        last = [max(end for _, end in lives(log).values()) for log in logs]
+        wait_for("them to go on", lambda: all(lives(log) and max(end for _, end in lives(log).values()) > at + 1
+                                              for log, at in zip(logs, last)), 60)  # fmt: skip
+        for log in logs:
+            first, second = never_two_at_once(log)
+            assert first.split(".")[0] != second.split(".")[0], "another node"
+        if how == "drained":
+            assert [sdk.get_task("j", f"t{n}").execution_info.requeue_count for n in range(2)] == [1, 1]
+    finally:
+        for name in members.running:
+            print(f"--- {name}\n{members.log(name)[-4000:]}")
+        members.end()
 
 
 def test_who_gets_nothing(members):

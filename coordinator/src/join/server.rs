@@ -7,11 +7,11 @@ use super::message::{
 use super::throttle::Throttle;
 use super::token;
 use crate::clock;
-use crate::engine::Engine;
-use crate::replication::Replica;
+use crate::engine::{Engine, Unavailable};
+use crate::members;
 use crate::state::version::{self, Unsupported};
 use crate::state::{
-    Action, Cluster, ClusterVersion, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys,
+    Action, ClusterVersion, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys,
 };
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -22,7 +22,6 @@ use lote_shared::network::identity;
 use parking_lot::Mutex;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What the port needs.
 #[derive(Debug, Clone)]
@@ -31,38 +30,9 @@ pub struct Doors {
     pub authority: Arc<Authority>,
     /// `host:port` of the join port here.
     pub address: String,
-    /// Who votes; absent in tests of the port alone.
-    pub replica: Option<Arc<Replica>>,
-    /// Held while a coordinator is taken out, from the look at who votes to the answer of the state.
-    pub leaving: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// How long a coordinator that is taken out waits for the one before it.
-const LEAVE_WITHIN: Duration = Duration::from_secs(10);
-
 impl Doors {
-    /// Waits until the others can decide without this coordinator; `Err` says why they cannot. Two that are taken out
-    /// one after the other would otherwise leave voters behind that are cut off, and no majority to replace them.
-    pub async fn spare(&self, peer: &str) -> Result<(), String> {
-        let Some(replica) = &self.replica else { return Ok(()) };
-        self.engine.linearize().await.map_err(|error| error.to_string())?;
-        let staying = || {
-            let others = |cluster: &Cluster| {
-                let others = cluster.coordinators().filter(|member| member.peer != peer);
-                others.filter_map(|member| member.member).collect()
-            };
-            self.engine.read(others)
-        };
-        // Where nobody would stay there is nothing to wait for: the state refuses to lose its last coordinator.
-        let is_last = self.engine.read(|cluster| cluster.coordinators().all(|member| member.peer == peer));
-        if is_last || replica.can_do_with(staying, LEAVE_WITHIN).await {
-            return Ok(());
-        }
-        let why = "those who would stay are no majority of the coordinators that vote now; try again when `lote status` \
-                   shows more of them as voters, or let another coordinator join first";
-        Err(why.to_owned())
-    }
-
     /// The join ports there are, this one first: a token is good as long as one of them answers.
     pub fn addresses(&self) -> Vec<String> {
         let others = self.engine.read(|cluster| {
@@ -135,20 +105,16 @@ async fn answer(body: &[u8], build: Option<&str>, doors: &Doors) -> Result<Answe
     }
     let claim = TokenClaim { token, secret_hash: token::hash(&secret) };
     let role = admission.role;
-    let replaced = admission.replaces.as_ref().and_then(|replaces| {
-        doors.engine.read(|cluster| cluster.find_coordinator(replaces, &admission.peer).ok())
-    });
-    let mut _leaving = None;
-    if let Some(replaced) = &replaced {
-        _leaving = Some(doors.leaving.lock().await);
-        let busy = |why| no(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", why);
-        doors.spare(replaced).await.map_err(busy)?;
-    }
-    let admit = Action::MemberAdmit { token: Some(claim), admission: Box::new(admission) };
-    let unavailable = |error: crate::engine::Unavailable| {
-        no(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", format!("{error}; ask again"))
+    let is_replacing = admission.replaces.is_some();
+    let (token, admission) = (Some(claim), Box::new(admission));
+    let unavailable =
+        |error: Unavailable| no(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", format!("{error}; ask again"));
+    let reply = if is_replacing {
+        members::take_out(&doors.engine, Action::MemberReplace { token, admission }).await
+    } else {
+        doors.engine.propose(keys::CLUSTER, Action::MemberAdmit { token, admission }).await
     };
-    let reply = doors.engine.propose(keys::CLUSTER, admit).await.map_err(unavailable)?;
+    let reply = reply.map_err(unavailable)?;
     let Outcome::MemberAdmitted { member } = reply.map_err(refused)? else {
         return Err(internal("the state answered something else".to_owned()));
     };
@@ -214,6 +180,7 @@ fn refused(refusal: Refusal) -> No {
     let status = match code {
         MembershipCode::MemberQuotaReached | MembershipCode::MemberRoleMismatch => StatusCode::CONFLICT,
         MembershipCode::MemberNotFound => StatusCode::NOT_FOUND,
+        _ if members::waits(refusal.code) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::FORBIDDEN,
     };
     no(status, &format!("{code:?}"), refusal.detail)

@@ -123,8 +123,6 @@ impl Port {
             engine: engine.clone(),
             authority: Arc::new(authority.clone()),
             address: address.clone(),
-            replica: None,
-            leaving: Arc::default(),
         };
         let server = HttpServer::new(move || App::new().configure(|cfg| server::service(cfg, doors.clone())))
             .workers(1)

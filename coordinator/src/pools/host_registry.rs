@@ -366,7 +366,8 @@ impl Handler<SessionUp> for HostRegistry {
         let nodes: Vec<NodeKey> =
             self.engine.read(|cluster| cluster.nodes_on_host(host).map(|node| node.key).collect());
         for node in nodes {
-            if up.nodes.contains(&node) {
+            // A host that never heard of a node that is to go says so when it is asked for it.
+            if up.nodes.contains(&node) || self.engine.read(|cluster| cluster.node_wants_revoke(node)) {
                 self.revoke_if_due(node);
             } else if let Some(grant) = self.builder.grant(&self.engine, node)
                 && self.engine.read(|cluster| cluster.node(node).is_some_and(|n| n.leaving.is_none()))

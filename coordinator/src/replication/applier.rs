@@ -166,6 +166,7 @@ impl<M: Machine> Applier<M> {
         let applied = read_applied(&*machine.store())?;
         let view = Arc::new(View::default());
         view.set_applied(applied.clone());
+        machine.set_voters(applied.membership.voters());
         Ok(Applier { machine, home, snapshots, applied, view, build: None, builds: 0, prepared: None })
     }
 
@@ -198,7 +199,7 @@ impl<M: Machine> Applier<M> {
         }
         let failed = |why: String| Error::Entry { index, why };
         let mut next = Applied { id: Some(id), ..self.applied.clone() };
-        let mut commands = Vec::new();
+        let mut content = None;
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Membership(membership) => {
@@ -206,10 +207,10 @@ impl<M: Machine> Applier<M> {
                 next.membership = membership.into();
             }
             EntryPayload::Normal(payload) => {
-                let (now, decoded) = payload.decode().map_err(|error| failed(error.to_string()))?;
+                let decoded = payload.decode(id.term).map_err(|error| failed(error.to_string()))?;
                 // Whatever a leader stamps, time never runs backwards.
-                next.now = next.now.max(now);
-                commands = decoded;
+                next.now = next.now.max(decoded.now);
+                content = Some(decoded);
             }
         }
         let stamp = Stamp { index, now: next.now };
@@ -229,20 +230,25 @@ impl<M: Machine> Applier<M> {
             }
             more
         };
-        let apply = || self.machine.apply(stamp, &commands, &mut position);
+        let commands = content.as_ref().map_or(&[][..], |content| &content.commands);
+        let apply = || self.machine.apply(stamp, commands, &mut position);
         let replies = catch_unwind(AssertUnwindSafe(apply))
             .map_err(|panic| failed(format!("it panicked: {}", panic_text(&*panic))))??;
         if let Some(error) = unstorable {
             return Err(error);
         }
-        if replies.len() != commands.len() {
-            return Err(failed(format!("{} replies to {} commands", replies.len(), commands.len())));
-        }
+        let count = replies.len();
+        let answers = content.map_or(Some(Replies::new()), |content| content.answers(replies));
+        let answers =
+            answers.ok_or_else(|| failed(format!("{count} replies are not one to each command")))?;
         self.set_applied(next);
-        Ok(replies)
+        Ok(answers)
     }
 
     fn set_applied(&mut self, applied: Applied) {
+        if applied.membership_id != self.applied.membership_id {
+            self.machine.set_voters(applied.membership.voters());
+        }
         self.view.set_applied(applied.clone());
         self.applied = applied;
     }
@@ -318,6 +324,8 @@ impl<M: Machine> Applier<M> {
         self.view.set_pressed(false);
         self.machine.load(fresh)?;
         self.home.adopt()?;
+        // The state that was loaded has not heard it yet.
+        self.machine.set_voters(position.membership.voters());
         self.set_applied(position);
         Ok(())
     }

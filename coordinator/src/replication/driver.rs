@@ -24,20 +24,28 @@
 //! [`COMMANDS_MAX`]: super::types::COMMANDS_MAX
 //! [`COMMAND_BYTES_MAX`]: super::types::COMMAND_BYTES_MAX
 
+mod leading;
+mod proposals;
+mod reads;
+
+use self::leading::reign_led;
+use self::proposals::Flight;
+use self::reads::Question;
 use super::applier::Position;
 use super::clock::{ClockCore, Time};
 use super::due::{Due, Read};
 use super::forward::{EngineAnswer, EngineQuestion, Forwarded};
 use super::room::Gate;
 use super::transport::{Links, peer_of};
-use super::types::{COMMANDS_MAX, Member, MemberId, Payload, Types};
+use super::types::{COMMANDS_MAX, Member, MemberId, Types};
 use super::waiting::{Item, Waiting};
 use crate::engine::{Request, Unavailable};
-use crate::leadership::{Leader, Leadership};
-use crate::state::{Reply, command};
+use crate::leadership::Leadership;
+use crate::state::command;
 use futures::future::{BoxFuture, OptionFuture};
+use lote_shared::model::Timestamp;
+use openraft::Raft;
 use openraft::metrics::RaftServerMetrics;
-use openraft::{Raft, ServerState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,24 +92,6 @@ enum Place {
     Here(Reign),
     There(Reign),
     Nowhere,
-}
-
-/// What became of a batch: all of it applied by the entry at `index`, or nobody knows.
-type Landed = Option<(u64, Vec<Reply>)>;
-
-/// A batch under way.
-struct Flight {
-    place: Place,
-    items: Vec<Item>,
-    landing: BoxFuture<'static, Landed>,
-}
-
-/// A question under way, for everybody who had asked when it left.
-struct Question {
-    place: Place,
-    own: Vec<Read>,
-    forwarded: Vec<oneshot::Sender<EngineAnswer>>,
-    answer: BoxFuture<'static, Option<u64>>,
 }
 
 pub struct Driver<C: Types> {
@@ -279,16 +269,6 @@ impl<C: Types> Driver<C> {
         }
     }
 
-    fn place(&self, metrics: &Metrics) -> Place {
-        if let Some(reign) = self.settled {
-            return Place::Here(reign);
-        }
-        match metrics.current_leader {
-            Some(leader) if leader != metrics.id => Place::There((metrics.vote.leader_id.term, leader)),
-            _ => Place::Nowhere,
-        }
-    }
-
     /// openraft may never answer what was proposed before leadership was lost, and a leader that another one has
     /// replaced may hang. While nobody leads, one that was asked may still answer.
     fn give_up_on_other_places(&mut self, place: Place) {
@@ -306,8 +286,8 @@ impl<C: Types> Driver<C> {
         }
     }
 
-    /// What only the leader of another term may say or hear is refused ([`Engine::in_term`]). What is under way was
-    /// handed to Raft while this member led in that term.
+    /// What only the leader of another term may say or hear is refused ([`Engine::in_term`]), and so never forwarded.
+    /// That is early word for proposals; what counts is the term in the entry, judged when it is applied.
     ///
     /// [`Engine::in_term`]: crate::engine::Engine::in_term
     fn fence(&mut self) {
@@ -317,81 +297,8 @@ impl<C: Types> Driver<C> {
         self.reads.extract_if(.., is_past).for_each(Read::refuse);
     }
 
-    /// Whether this member should not lead, for want of room or of a right clock. Not even reads are answered then: each would be a sign of
-    /// life, and keep the others from electing one of them.
-    fn steps_back(&self, metrics: &Metrics) -> bool {
-        let is_told_to = self.gate.as_ref().is_some_and(Gate::steps_back);
-        is_told_to && metrics.membership_config.membership().voter_ids().count() > 1
-    }
-
-    /// Puts an entry that carries nothing but the time into the log.
-    fn settle(&mut self) -> BoxFuture<'static, bool> {
-        let payload = Payload::new(self.stamp(), std::iter::empty());
-        let raft = self.parts.raft.clone();
-        Box::pin(async move { raft.client_write(payload).await.is_ok() })
-    }
-
-    fn on_settled(&mut self, is_settled: bool, metrics: &Metrics) {
-        let Some((reign, _)) = self.settling.take() else { return };
-        // Leadership may be lost by now; the next look at Raft sees to that.
-        if is_settled && reign_led(metrics) == Some(reign) {
-            tracing::info!(term = reign.0, "this member leads");
-            self.settled = Some(reign);
-        }
-    }
-
-    fn stamp(&mut self) -> lote_shared::model::Timestamp {
+    fn stamp(&mut self) -> Timestamp {
         self.parts.clock.stamp(self.parts.time.read())
-    }
-
-    fn publish(&self, metrics: &Metrics) {
-        let look = Leadership {
-            term: metrics.vote.leader_id.term,
-            leader: metrics.current_leader.map(|member| {
-                let known = metrics.membership_config.membership().get_node(&member);
-                let Member { peer, addresses } = known.cloned().unwrap_or_default();
-                Leader { member, peer, addresses }
-            }),
-            is_ours: self.settled.is_some(),
-        };
-        self.parts.leadership.send_if_modified(|current| {
-            let is_new = *current != look;
-            *current = look;
-            is_new
-        });
-    }
-
-    fn take_off(&mut self, place: Place, metrics: &Metrics) -> Option<Flight> {
-        if place == Place::Nowhere || self.waiting.is_empty() || self.due.len() >= DUE_MAX {
-            return None;
-        }
-        let items = self.waiting.take();
-        if items.is_empty() {
-            return None;
-        }
-        let commands: Vec<_> = items.iter().flat_map(Item::commands).cloned().collect();
-        let landing: BoxFuture<'static, Landed> = match place {
-            Place::Here(_) => {
-                let payload = Payload::new(self.stamp(), commands.iter().map(|command| &*command.0));
-                let raft = self.parts.raft.clone();
-                Box::pin(async move {
-                    let written = raft.client_write(payload).await;
-                    let written =
-                        written.inspect_err(|error| tracing::debug!(%error, "an entry was not applied"));
-                    written.ok().map(|response| (response.log_id.index, response.data))
-                })
-            }
-            _ => {
-                let asked = self.ask_leader(metrics, EngineQuestion::Propose(commands));
-                Box::pin(async move {
-                    match asked.await {
-                        Some(EngineAnswer::Replies { index, replies }) => Some((index, replies)),
-                        _ => None,
-                    }
-                })
-            }
-        };
-        Some(Flight { place, items, landing })
     }
 
     /// The leader's answer; `None` if there is no way to it, or it broke.
@@ -414,32 +321,6 @@ impl<C: Types> Driver<C> {
         }
     }
 
-    fn on_landed(&mut self, landed: Landed) {
-        let Some(Flight { items, place, .. }) = self.flight.take() else { return };
-        let count: usize = items.iter().map(|item| item.commands().len()).sum();
-        let landed = landed.filter(|(_, replies)| replies.len() == count);
-        let Some((index, replies)) = landed else {
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
-            self.waiting.put_back(items);
-            if !matches!(place, Place::Here(_)) || self.settled.is_none() {
-                self.waiting.turn_away_forwarded();
-            }
-            return;
-        };
-        let mut replies = replies.into_iter();
-        let mut own = Vec::new();
-        for item in items {
-            match item {
-                Item::Own { answer, .. } => own.extend(answer.zip(replies.next())),
-                Item::Forwarded { commands, answer } => {
-                    let replies = replies.by_ref().take(commands.len()).collect();
-                    let _ = answer.send(EngineAnswer::Replies { index, replies });
-                }
-            }
-        }
-        self.push_due(Due { index, deadline: self.give_up_at(), replies: own, reads: Vec::new() });
-    }
-
     fn give_up_at(&self) -> Instant {
         Instant::now() + self.parts.give_up_after
     }
@@ -453,52 +334,6 @@ impl<C: Types> Driver<C> {
     fn answer_due(&mut self, reached: Position) {
         for due in self.due.extract_if(.., |due| reached.has_reached(due.index)) {
             due.answer();
-        }
-    }
-
-    fn ask(&mut self, place: Place, metrics: &Metrics) -> Option<Question> {
-        if place == Place::Nowhere || (self.reads.is_empty() && self.forwarded_reads.is_empty()) {
-            return None;
-        }
-        let answer: BoxFuture<'static, Option<u64>> = match place {
-            Place::Here(reign) => {
-                let raft = self.parts.raft.clone();
-                Box::pin(async move {
-                    let asked = raft.get_read_log_id().await;
-                    // Terms only grow, so the quorum answered in the one in which it was asked.
-                    let same = reign_led(&raft.server_metrics().borrow()) == Some(reign);
-                    asked.ok().filter(|_| same).map(|(read, _)| read.map_or(0, |id| id.index))
-                })
-            }
-            _ => {
-                let asked = self.ask_leader(metrics, EngineQuestion::ReadIndex);
-                Box::pin(async move {
-                    match asked.await {
-                        Some(EngineAnswer::Index(index)) => Some(index),
-                        _ => None,
-                    }
-                })
-            }
-        };
-        let (own, forwarded) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.forwarded_reads));
-        Some(Question { place, own, forwarded, answer })
-    }
-
-    fn on_index(&mut self, index: Option<u64>) {
-        let Some(Question { mut own, forwarded, .. }) = self.question.take() else { return };
-        match index {
-            Some(index) => {
-                for answer in forwarded {
-                    let _ = answer.send(EngineAnswer::Index(index));
-                }
-                let deadline = own.iter().map(|read| read.deadline).max().unwrap_or_else(Instant::now);
-                self.push_due(Due { index, deadline, replies: Vec::new(), reads: own });
-            }
-            None => {
-                self.retry_at = Some(Instant::now() + RETRY_AFTER);
-                own.append(&mut self.reads);
-                self.reads = own;
-            }
         }
     }
 
@@ -537,10 +372,5 @@ impl<C: Types> Driver<C> {
     }
 }
 
-/// The leadership that this member has won, whether or not it is announced.
-fn reign_led(metrics: &Metrics) -> Option<Reign> {
-    let vote = &metrics.vote;
-    let leads =
-        metrics.state == ServerState::Leader && vote.committed && vote.leader_id.node_id == metrics.id;
-    leads.then_some((vote.leader_id.term, metrics.id))
-}
+#[cfg(test)]
+mod tests;

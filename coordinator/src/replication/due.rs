@@ -2,7 +2,7 @@
 
 use super::waiting::Answer;
 use crate::engine::Unavailable;
-use crate::state::Reply;
+use crate::state::{RefusalCode, Reply};
 use tokio::time::Instant;
 
 /// A read that waits.
@@ -30,7 +30,8 @@ pub struct Due {
 impl Due {
     pub fn answer(self) {
         for (answer, reply) in self.replies {
-            let _ = answer.send(Ok(reply));
+            let is_fenced = matches!(&reply, Err(refusal) if refusal.code == RefusalCode::OtherTerm);
+            let _ = answer.send(if is_fenced { Err(Unavailable::NoQuorum) } else { Ok(reply) });
         }
         for read in self.reads {
             let _ = read.answer.send(Ok(()));

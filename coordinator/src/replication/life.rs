@@ -249,11 +249,10 @@ fn last_stamp<M: Machine>(log: &Log, applier: &Applier<M>) -> Result<Timestamp, 
     let end = log.state().last.map_or(0, |last| last.index + 1);
     for index in (first..end).rev() {
         for entry in log.read(index..index + 1, usize::MAX)? {
-            let failed =
-                |error: types::Error| Error::Apply(applier::Error::Entry { index, why: error.to_string() });
-            let entry = types::from_log::<TypeConfig>(&entry).map_err(failed)?;
+            let failed = |why: String| Error::Apply(applier::Error::Entry { index, why });
+            let entry = types::from_log::<TypeConfig>(&entry).map_err(|error| failed(error.to_string()))?;
             if let EntryPayload::Normal(payload) = &entry.payload {
-                return Ok(applied.now.max(payload.now().map_err(failed)?));
+                return Ok(applied.now.max(payload.now().map_err(|error| failed(error.to_string()))?));
             }
         }
     }

@@ -1,8 +1,10 @@
 //! What committed commands are applied to.
 
+use super::types::MemberId;
 use crate::engine::Engine;
 use crate::state::{Batch, Cluster, ClusterVersion, Command, LoadError, Reply, Stamp, keys};
 use crate::store::{self, Store, SwitchStore, Write};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A state that is brought forward by commands and kept in a store. The coordinator's is [`EngineMachine`]; tests
@@ -16,6 +18,10 @@ pub trait Machine: Send + Sync + 'static {
         commands: &[Command],
         position: &mut dyn FnMut(&Batch) -> Vec<Write>,
     ) -> Result<Vec<Reply>, store::Error>;
+
+    /// Told who votes, as of the entry that was applied last: after each change, after a load, and at the start. Two
+    /// sets while that changes.
+    fn set_voters(&self, _voters: &[BTreeSet<MemberId>]) {}
 
     /// The store of the state.
     fn store(&self) -> Arc<dyn Store>;
@@ -54,6 +60,10 @@ impl Machine for EngineMachine {
         position: &mut dyn FnMut(&Batch) -> Vec<Write>,
     ) -> Result<Vec<Reply>, store::Error> {
         self.engine.apply(stamp, commands, position)
+    }
+
+    fn set_voters(&self, voters: &[BTreeSet<MemberId>]) {
+        self.engine.set_voters(voters.to_vec());
     }
 
     fn store(&self) -> Arc<dyn Store> {

@@ -5,6 +5,7 @@
 
 use super::types::{Member, MemberId, Types};
 use crate::leadership::Leadership;
+use futures::future::BoxFuture;
 use openraft::{ChangeMembers, Raft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,8 +22,10 @@ const STEP_WITHIN: Duration = Duration::from_secs(10);
 pub struct Look {
     /// The leader, which decides.
     pub me: MemberId,
-    /// The coordinators there should be.
+    /// The coordinators there should be; not those that are leaving.
     pub desired: BTreeMap<MemberId, Member>,
+    /// Those who are to go and are heard until Raft has let them go.
+    pub leaving: BTreeSet<MemberId>,
     /// Everybody whom Raft replicates to.
     pub members: BTreeMap<MemberId, Member>,
     pub voters: BTreeSet<MemberId>,
@@ -102,12 +105,26 @@ fn voters_wanted(look: &Look) -> BTreeSet<MemberId> {
         return look.voters.clone();
     }
     able.sort_by_key(|id| (*id != look.me, !look.voters.contains(id), !has_caught_up(id), *id));
-    let count = if able.len().is_multiple_of(2) { able.len() - 1 } else { able.len() };
+    let count = odd(able.len());
+    let mut going = look.voters.iter().filter(|id| !look.desired.contains_key(id)).peekable();
+    let is_heard = going.peek().is_some() && going.all(|id| look.leaving.contains(id));
+    if is_heard && !look.is_joint && count < odd(look.desired.len()).min(look.voters.len()) {
+        // Somebody is on the way in. Fewer voters until then would be fewer copies of what is acknowledged.
+        return look.voters.clone();
+    }
     able.into_iter().take(count).collect()
 }
 
+fn odd(count: usize) -> usize {
+    if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }
+}
+
 /// What Raft says now; `None` unless this member leads.
-pub fn look<C: Types>(raft: &Raft<C>, desired: BTreeMap<MemberId, Member>) -> Option<Look> {
+pub fn look<C: Types>(
+    raft: &Raft<C>,
+    desired: BTreeMap<MemberId, Member>,
+    leaving: BTreeSet<MemberId>,
+) -> Option<Look> {
     let metrics = raft.metrics().borrow().clone();
     let replication = metrics.replication?;
     let membership = metrics.membership_config.membership();
@@ -115,6 +132,7 @@ pub fn look<C: Types>(raft: &Raft<C>, desired: BTreeMap<MemberId, Member>) -> Op
     Some(Look {
         me: metrics.id,
         desired,
+        leaving,
         members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
         voters: membership.voter_ids().collect(),
         is_joint: membership.get_joint_config().len() > 1,
@@ -123,10 +141,9 @@ pub fn look<C: Types>(raft: &Raft<C>, desired: BTreeMap<MemberId, Member>) -> Op
     })
 }
 
-/// Whether whoever votes now still decides when of them only those are in reach who stay. Who leaves the state is cut off
-/// at once and before Raft's membership follows, so without that nothing would ever be decided again.
-pub fn is_decided_by(voters: &[BTreeSet<MemberId>], staying: &BTreeSet<MemberId>) -> bool {
-    voters.iter().all(|voters| 2 * voters.intersection(staying).count() > voters.len())
+/// One of those that are leaving of whom Raft knows nothing any more.
+fn has_left(look: &Look) -> Option<MemberId> {
+    look.leaving.iter().find(|id| !look.is_joint && !look.members.contains_key(id)).copied()
 }
 
 /// Carries out one step and waits until it is committed.
@@ -140,18 +157,42 @@ pub async fn change<C: Types>(raft: &Raft<C>, step: Step) -> Result<(), String> 
     }
 }
 
-/// Follows `desired` while this member leads, until Raft ends. `None` means that nothing is known yet.
-pub async fn keep<C: Types>(
-    raft: Raft<C>,
-    mut leadership: watch::Receiver<Leadership>,
-    desired: impl Fn() -> Option<BTreeMap<MemberId, Member>> + Send + Sync,
-) {
+/// What the state says about the coordinators, for [`keep`].
+pub trait Roster: Send + Sync + 'static {
+    /// Those there should be; `None` while nothing is known yet.
+    fn desired(&self) -> Option<BTreeMap<MemberId, Member>>;
+
+    /// Those that are to go, and have not left the state.
+    fn leaving(&self) -> BTreeSet<MemberId> {
+        BTreeSet::new()
+    }
+
+    /// Raft no longer knows this one, says the leader of `term`. It is asked again until it is no longer leaving.
+    fn left(&self, _term: u64, _member: MemberId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl<F: Fn() -> Option<BTreeMap<MemberId, Member>> + Send + Sync + 'static> Roster for F {
+    fn desired(&self) -> Option<BTreeMap<MemberId, Member>> {
+        self()
+    }
+}
+
+/// Follows the roster while this member leads, until Raft ends.
+pub async fn keep<C: Types>(raft: Raft<C>, mut leadership: watch::Receiver<Leadership>, roster: impl Roster) {
     loop {
         if leadership.wait_for(|leadership| leadership.is_ours).await.is_err() {
             return;
         }
-        let step = desired().and_then(|desired| look(&raft, desired)).and_then(|look| next_step(&look));
-        let Some(step) = step else {
+        let look = roster.desired().and_then(|desired| look(&raft, desired, roster.leaving()));
+        let gone = look.as_ref().and_then(has_left);
+        if let Some(member) = gone {
+            let term = leadership.borrow().term;
+            tracing::info!(member, "a coordinator has left");
+            roster.left(term, member).await;
+        }
+        let Some(step) = look.as_ref().and_then(next_step) else {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         };
@@ -181,31 +222,12 @@ mod tests {
         Look {
             me: 1,
             desired: members(desired),
+            leaving: BTreeSet::new(),
             members: members(known),
             voters: voters.iter().copied().collect(),
             is_joint: false,
             matched: matched.collect(),
             last_log: 1_000,
-        }
-    }
-
-    #[test]
-    fn those_who_stay_have_to_be_a_majority_of_all_who_vote() {
-        for (voters, staying, expected) in [
-            (&[&[1, 2, 3][..]][..], &[1, 2][..], true),
-            (&[&[1, 2, 3]], &[1], false),
-            (&[&[1, 2, 3]], &[1, 4, 5], false),
-            (&[&[1]], &[1, 2], true),
-            (&[&[1]], &[2, 3], false),
-            // On the way from three to one, and from one to three.
-            (&[&[1, 2, 3], &[1]], &[1], false),
-            (&[&[1, 2, 3], &[1]], &[1, 3], true),
-            (&[&[1], &[1, 2, 3]], &[2, 3], false),
-        ] {
-            let voters: Vec<BTreeSet<MemberId>> =
-                voters.iter().map(|config| config.iter().copied().collect()).collect();
-            let staying = staying.iter().copied().collect();
-            assert_eq!(is_decided_by(&voters, &staying), expected, "{voters:?} {staying:?}");
         }
     }
 
@@ -266,6 +288,49 @@ mod tests {
     }
 
     #[test]
+    fn whoever_leaves_keeps_its_vote_until_the_one_that_comes_has_caught_up() {
+        let vote = |ids: &[MemberId]| Some(Step::SetVoters(ids.iter().copied().collect()));
+        let leaves = |leaving: &[MemberId], mut look: Look| {
+            look.leaving = leaving.iter().copied().collect();
+            look
+        };
+        for (what, look, expected) in [
+            (
+                "the new one is added",
+                leaves(&[3], case(&[1, 2, 4], &[1, 2, 3], &[1, 2, 3], &[])),
+                Some(Step::AddLearner(4, member(4))),
+            ),
+            ("it is behind", leaves(&[3], case(&[1, 2, 4], &[1, 2, 3, 4], &[1, 2, 3], &[4])), None),
+            (
+                "it has caught up",
+                leaves(&[3], case(&[1, 2, 4], &[1, 2, 3, 4], &[1, 2, 3], &[])),
+                vote(&[1, 2, 4]),
+            ),
+            ("nobody comes", leaves(&[3], case(&[1, 2], &[1, 2, 3], &[1, 2, 3], &[])), vote(&[1])),
+            (
+                "the one that came is to go as well",
+                leaves(&[3, 4], case(&[1, 2], &[1, 2, 3, 4], &[1, 2, 3], &[4])),
+                vote(&[1]),
+            ),
+            (
+                "nothing is waited for once they have left",
+                leaves(&[3], case(&[1, 2, 4], &[1, 2, 3, 4], &[1], &[4])),
+                Some(Step::Remove(3)),
+            ),
+        ] {
+            assert_eq!(next_step(&look), expected, "{what}");
+        }
+        for (what, look, expected) in [
+            ("it votes", leaves(&[3], case(&[1, 2], &[1, 2, 3], &[1, 2, 3], &[])), None),
+            ("it learns", leaves(&[3], case(&[1, 2], &[1, 2, 3], &[1], &[])), None),
+            ("it is out", leaves(&[3], case(&[1, 2], &[1, 2], &[1], &[])), Some(3)),
+            ("it never was in", leaves(&[2, 5], case(&[1], &[1, 2], &[1], &[])), Some(5)),
+        ] {
+            assert_eq!(has_left(&look), expected, "{what}");
+        }
+    }
+
+    #[test]
     fn what_was_begun_is_ended_and_addresses_follow() {
         let mut joint = case(&[1, 2, 3], &[1, 2, 3], &[1, 2, 3], &[]);
         joint.is_joint = true;
@@ -299,6 +364,7 @@ mod tests {
             voters.insert(1);
             let ids = |set: &BTreeSet<u64>| set.iter().copied().collect::<Vec<_>>();
             let mut look = case(&ids(&desired), &ids(&known), &ids(&voters), &[]);
+            look.leaving = known.difference(&desired).copied().collect();
             for _ in 0..40 {
                 let Some(step) = next_step(&look) else { break };
                 match step {
@@ -321,8 +387,7 @@ mod tests {
                 }
             }
             proptest::prop_assert_eq!(next_step(&look), None);
-            let odd = if desired.len().is_multiple_of(2) { desired.len() - 1 } else { desired.len() };
-            proptest::prop_assert_eq!(look.voters.len(), odd);
+            proptest::prop_assert_eq!(look.voters.len(), odd(desired.len()));
             proptest::prop_assert!(look.voters.is_subset(&desired));
             proptest::prop_assert_eq!(look.members.keys().copied().collect::<BTreeSet<_>>(), desired);
         }

@@ -5,7 +5,7 @@ use super::clock::Time;
 use super::life::{Life, run};
 use super::log::{self, Log};
 use super::machine::Machine;
-use super::membership::{self, Step};
+use super::membership::{self, Roster, Step};
 use super::skew::watch::Clocks;
 use super::types::{Member, MemberId, TypeConfig};
 use super::{Config, Error, Start};
@@ -209,17 +209,6 @@ impl Replica {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
-    /// Waits until Raft's voters can do with those of them who stay, as far as this member knows; false if they cannot for
-    /// so long.
-    pub async fn can_do_with(&self, staying: impl Fn() -> BTreeSet<MemberId>, within: Duration) -> bool {
-        let mut metrics = self.raft.server_metrics();
-        let is_decided = metrics.wait_for(|metrics| {
-            let voters = metrics.membership_config.membership().get_joint_config();
-            membership::is_decided_by(voters, &staying())
-        });
-        tokio::time::timeout(within, is_decided).await.is_ok_and(|decided| decided.is_ok())
-    }
-
     /// For the leader: replicates to a new member, which does not vote.
     pub async fn add_learner(&self, id: MemberId, member: Member) -> Result<(), Error> {
         self.change(Step::AddLearner(id, member)).await
@@ -239,13 +228,9 @@ impl Replica {
         membership::change(&self.raft, step).await.map_err(Error::Raft)
     }
 
-    /// From now on, whenever this member leads, it brings Raft's membership to what `desired` says, a step at a time.
-    /// `desired` reads the coordinators out of the state; `None` means that it does not know.
-    pub fn keep_membership(
-        &self,
-        desired: impl Fn() -> Option<BTreeMap<MemberId, Member>> + Send + Sync + 'static,
-    ) {
-        self.runtime.spawn(membership::keep(self.raft.clone(), self.leadership(), desired));
+    /// From now on, whenever this member leads, it brings Raft's membership to what the roster says, a step at a time.
+    pub fn keep_membership(&self, roster: impl Roster) {
+        self.runtime.spawn(membership::keep(self.raft.clone(), self.leadership(), roster));
     }
 
     /// Has a snapshot written now; it is done some time after this returns.

@@ -4,6 +4,7 @@
 mod cluster;
 mod faults;
 mod golden;
+mod leaving;
 mod life;
 mod members;
 mod storage;

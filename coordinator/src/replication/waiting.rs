@@ -19,7 +19,7 @@ pub enum Item {
         /// Taken when it was told that time is up.
         answer: Option<Answer<Reply>>,
         deadline: Instant,
-        /// It may enter the log only while this member leads in this term.
+        /// It is good only in an entry of this term.
         term: Option<u64>,
     },
     Forwarded {
@@ -38,6 +38,14 @@ impl Item {
         match self {
             Item::Own { command, .. } => std::slice::from_ref(command),
             Item::Forwarded { commands, .. } => commands,
+        }
+    }
+
+    /// The term in which alone it is good.
+    pub fn term(&self) -> Option<u64> {
+        match self {
+            Item::Own { term, .. } => *term,
+            Item::Forwarded { .. } => None,
         }
     }
 
@@ -105,14 +113,16 @@ impl Waiting {
         self.bytes += item.bytes();
     }
 
-    /// The next entry's commands, within its limits; what nobody waits for any more is dropped.
+    /// The next entry's commands, within its limits and fenced to one term at most; what nobody waits for any more is
+    /// dropped.
     pub fn take(&mut self) -> Vec<Item> {
         let mut taken: Vec<Item> = Vec::new();
-        let (mut commands, mut bytes) = (0, 0);
+        let (mut commands, mut bytes, mut term) = (0, 0, None);
         while let Some(item) = self.items.front() {
             let (more, more_bytes) = (item.commands().len(), item.bytes());
             let is_full = commands + more > COMMANDS_MAX || bytes + more_bytes > COMMAND_BYTES_MAX;
-            if is_full && !taken.is_empty() {
+            let is_of_another = term.is_some() && item.term().is_some() && item.term() != term;
+            if (is_full || is_of_another) && !taken.is_empty() {
                 break;
             }
             self.commands -= more;
@@ -120,6 +130,7 @@ impl Waiting {
             if let Some(item) = self.items.pop_front().filter(Item::is_awaited) {
                 commands += more;
                 bytes += more_bytes;
+                term = term.or(item.term());
                 taken.push(item);
             }
         }
@@ -227,6 +238,9 @@ mod tests {
             waiting.push(item);
             waits.push(wait);
         }
+        let first = waiting.take();
+        assert_eq!(sizes(&first), [1, 2], "an entry is fenced to one term");
+        waiting.put_back(first);
         waiting.fence(Some(7));
         assert_eq!(waits.pop().unwrap().await, Ok(Err(Unavailable::NoQuorum)));
         waiting.fence(None);

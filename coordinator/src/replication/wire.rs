@@ -258,7 +258,7 @@ pub enum SnapshotAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::types::{Payload, TypeConfig};
+    use crate::replication::{Payload, types::TypeConfig};
     use lote_shared::model::Timestamp;
     use openraft::EntryPayload;
 

@@ -163,6 +163,7 @@ impl Allocator {
     /// What joined hosts have left after their nodes and the grants in flight.
     fn free_capacity(&self, cluster: &Cluster) -> BTreeMap<HostKey, Free> {
         let joined = cluster.hosts().filter(|host| host.state == HostState::Joined);
+        let joined = joined.filter(|host| !cluster.is_draining(host.key));
         let mut free: BTreeMap<_, _> = joined
             .map(|host| {
                 let capacity = &host.capacity;

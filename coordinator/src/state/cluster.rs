@@ -12,7 +12,7 @@ use super::cursors::CursorRecord;
 use super::dependencies::StoredTie;
 use super::idempotency::Answers;
 use super::index::{Account, Deadline, Host, Job, Node, Pool, Schedule, Standing};
-use super::members::Membership;
+use super::members::{Membership, Replacing};
 use super::records::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
@@ -157,6 +157,8 @@ pub struct Cluster {
     pub(super) blobs: Blobs,
     pub(super) membership: Membership,
     pub(super) upgrade: Upgrade,
+    /// Whoever votes in Raft as of the last entry; see [`Cluster::set_voters`].
+    pub(super) voters: Vec<BTreeSet<u64>>,
 }
 
 impl Cluster {
@@ -260,7 +262,9 @@ impl Cluster {
                 self.add_token(step, record)
             }
             Action::TokenRevoke { token } => self.revoke_token(step, *token),
-            Action::MemberAdmit { token, admission } => self.admit_member(step, token.as_ref(), admission),
+            Action::MemberAdmit { token, admission } => {
+                self.admit_member(step, token.as_ref(), admission, Replacing::AtOnce)
+            }
             Action::MemberRemove { peer } => self.remove_member(step, peer),
             Action::HostPresented { peer, name, boot, capacity, address, software, machine } => {
                 self.check_host(peer, machine)?;
@@ -281,6 +285,12 @@ impl Cluster {
             Action::VersionRelease => self.release_version(step),
             #[cfg(feature = "next-version")]
             Action::Rehearse { software } => self.rehearse(step, software),
+            Action::CoordinatorLeave { peer } => self.leave_coordinator(step, peer),
+            Action::CoordinatorLeft { peer } => self.coordinator_left(step, peer),
+            Action::HostDrain { peer, forced } => self.drain_host(step, peer, *forced),
+            Action::MemberReplace { token, admission } => {
+                self.admit_member(step, token.as_ref(), admission, Replacing::InTwoSteps)
+            }
         }
     }
 

@@ -322,6 +322,8 @@ pub enum Action {
         token: Option<TokenClaim>,
         admission: Box<Admission>,
     },
+    /// At once, whatever runs there. A coordinator goes by [`Action::CoordinatorLeave`], and a worker that may live by
+    /// [`Action::HostDrain`]; this is for the logs of earlier versions, and for workers that cannot come back.
     MemberRemove {
         peer: String,
     },
@@ -366,6 +368,26 @@ pub enum Action {
     /// The time has come to look at a schedule; refused quietly if it has not.
     ScheduleCheck {
         schedule: ScheduleKey,
+    },
+    /// Begins to take a coordinator out: the leader lets Raft forget it, then says [`Action::CoordinatorLeft`].
+    CoordinatorLeave {
+        peer: String,
+    },
+    /// Raft no longer knows it: its record goes, and everybody closes the door.
+    CoordinatorLeft {
+        peer: String,
+    },
+    /// As [`Action::MemberAdmit`], but the coordinator whose place the new one takes leaves as
+    /// [`Action::CoordinatorLeave`] has it, where the older command cut it off at once.
+    MemberReplace {
+        token: Option<TokenClaim>,
+        admission: Box<Admission>,
+    },
+    /// Takes a worker out once its host has given up what it runs; `forced`: at once, and its tasks wait for the end of
+    /// its lease.
+    HostDrain {
+        peer: String,
+        forced: bool,
     },
     /// Of the build for tests; stays the last one.
     #[cfg(feature = "next-version")]

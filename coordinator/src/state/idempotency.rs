@@ -42,6 +42,7 @@ impl Action {
                 | Action::ClusterInit { .. }
                 | Action::TokenRevoke { .. }
                 | Action::CoordinatorFounded { .. }
+                | Action::CoordinatorLeft { .. }
         )
     }
 }

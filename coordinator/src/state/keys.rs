@@ -203,6 +203,20 @@ pub(super) fn upgrade(row: u8) -> Vec<u8> {
     key(CLUSTER, Table::Membership, &[row])
 }
 
+/// A coordinator that is on its way out.
+pub fn leaving(peer: &str) -> Vec<u8> {
+    let mut rest = vec![6];
+    rest.extend_from_slice(peer.as_bytes());
+    key(CLUSTER, Table::Membership, &rest)
+}
+
+/// A host that is on its way out.
+pub fn draining(host: HostKey) -> Vec<u8> {
+    let mut rest = [7; 5];
+    rest[1..].copy_from_slice(&host.0.to_be_bytes());
+    key(CLUSTER, Table::Membership, &rest)
+}
+
 pub fn cursor(cursor: CursorKey) -> Vec<u8> {
     let (tag, number) = match cursor {
         CursorKey::Job(job) => (0, job.0),

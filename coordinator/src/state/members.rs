@@ -7,11 +7,12 @@
 use super::cluster::{Cluster, Event};
 use super::command::{Admission, TokenClaim};
 use super::cursors::NodeWork;
+use super::draining::Draining;
 use super::keys;
 use super::records::{ClusterSettings, HostState, MemberRecord, TokenRecord};
 use super::reply::{MembershipCode as Code, Outcome, Refusal, RefusalCode, Reply};
 use super::step::{ROW_VERSION, Step};
-use lote_shared::model::{AllocationState, MemberRole, PoolState, TokenId};
+use lote_shared::model::{AllocationState, HostKey, MemberRole, PoolState, Timestamp, TokenId};
 use lote_shared::protocol::codec;
 use std::collections::BTreeMap;
 
@@ -26,14 +27,27 @@ pub const TOKEN_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Tokens forgotten by one add.
 const FORGET_MAX: usize = 16;
 
+/// What becomes of a coordinator that another one replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replacing {
+    /// As earlier versions had it; their logs still say so.
+    AtOnce,
+    /// It leaves as [`super::leaving`] has it.
+    InTwoSteps,
+}
+
 /// The part of the state that this module owns.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     settings: Option<ClusterSettings>,
     /// By peer id.
-    members: BTreeMap<String, MemberRecord>,
+    pub(super) members: BTreeMap<String, MemberRecord>,
     tokens: BTreeMap<TokenId, TokenRecord>,
     pub last_member: u64,
+    /// Coordinators on their way out by peer id, and since when; always among the members.
+    pub(super) leaving: BTreeMap<String, Timestamp>,
+    /// Hosts on their way out.
+    pub(super) draining: BTreeMap<HostKey, Draining>,
 }
 
 impl Membership {
@@ -53,6 +67,14 @@ impl Membership {
                 let token: TokenRecord = decode(value)?;
                 self.tokens.insert(token.id, token);
             }
+            Some(6) => {
+                let peer = std::str::from_utf8(&rest[1..]).map_err(|error| error.to_string())?;
+                self.leaving.insert(peer.to_owned(), decode(value)?);
+            }
+            Some(7) => {
+                let host: [u8; 4] = rest[1..].try_into().map_err(|_| "no host's number".to_owned())?;
+                self.draining.insert(HostKey(u32::from_be_bytes(host)), decode(value)?);
+            }
             _ => return Err("no such row".to_owned()),
         }
         Ok(())
@@ -63,7 +85,7 @@ impl Membership {
     }
 }
 
-fn refuse(code: Code, detail: impl Into<String>) -> Refusal {
+pub(super) fn refuse(code: Code, detail: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::Membership(code)).because(detail)
 }
 
@@ -200,6 +222,7 @@ impl Cluster {
         step: &mut Step,
         claim: Option<&TokenClaim>,
         admission: &Admission,
+        replacing: Replacing,
     ) -> Reply {
         let uses = match claim {
             Some(claim) => self.judge_token(step, claim, admission)?,
@@ -225,7 +248,10 @@ impl Cluster {
             None => None,
         };
         if known.is_none() {
-            self.check_room(admission.role, replaced.is_some())?;
+            self.check_room(admission.role, replaced.as_deref())?;
+        }
+        if let (Some(replaced), Replacing::InTwoSteps) = (&replaced, replacing) {
+            self.check_leave(replaced, true)?;
         }
         let (number, admitted) = match &known {
             Some(known) => (known.member, known.admitted),
@@ -259,8 +285,10 @@ impl Cluster {
             token.uses_left = token.uses_left.saturating_sub(1);
             step.put(keys::token(token.id), &*token);
         }
-        if let Some(peer) = replaced {
-            self.drop_member(step, &peer);
+        match (replaced, replacing) {
+            (Some(peer), Replacing::AtOnce) => self.drop_member(step, &peer),
+            (Some(peer), Replacing::InTwoSteps) => self.begin_leave(step, &peer),
+            (None, _) => {}
         }
         Ok(Outcome::MemberAdmitted { member: number })
     }
@@ -287,12 +315,15 @@ impl Cluster {
             return Err(refuse(Code::MemberNumberGiven, detail));
         }
         if known.is_none() && self.membership.coordinators().next().is_none() {
-            self.check_room(MemberRole::Coordinator, false)?;
+            self.check_room(MemberRole::Coordinator, None)?;
         }
         let others = self.membership.coordinators().filter(|member| member.peer != *peer);
         let others: Vec<String> = others.map(|member| member.peer.clone()).collect();
         for other in others {
             self.drop_member(step, &other);
+        }
+        if self.membership.leaving.remove(peer).is_some() {
+            step.delete(keys::leaving(peer));
         }
         if number > last {
             self.membership.last_member = number;
@@ -320,11 +351,12 @@ impl Cluster {
         Ok(Outcome::MemberAdmitted { member: Some(number) })
     }
 
-    fn check_room(&self, role: MemberRole, replaces: bool) -> Result<(), Refusal> {
-        if self.membership.members.len() >= MEMBERS_MAX && !replaces {
+    /// Whoever is leaving or is replaced takes no place.
+    fn check_room(&self, role: MemberRole, replaces: Option<&str>) -> Result<(), Refusal> {
+        if self.membership.members.len() >= MEMBERS_MAX && replaces.is_none() {
             return Err(refuse(Code::MemberQuotaReached, format!("there are {MEMBERS_MAX} members")));
         }
-        let coordinators = self.membership.coordinators().count() - usize::from(replaces);
+        let coordinators = self.staying().filter(|member| Some(member.peer.as_str()) != replaces).count();
         if role == MemberRole::Coordinator && coordinators >= COORDINATORS_MAX {
             let detail = format!("there are {COORDINATORS_MAX} coordinators; remove or replace one");
             return Err(refuse(Code::MemberQuotaReached, detail));
@@ -344,18 +376,27 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    fn drop_member(&mut self, step: &mut Step, peer: &str) {
-        let Some(member) = self.membership.members.remove(peer) else { return };
-        step.delete(keys::member(peer));
-        step.event(Event::MembersChanged);
-        if member.role == MemberRole::Worker {
+    pub(super) fn drop_member(&mut self, step: &mut Step, peer: &str) {
+        if self.forget_member(step, peer) == Some(MemberRole::Worker) {
             self.drop_host(step, peer);
         }
+    }
+
+    /// Nobody speaks to it any more; what its host has is another matter. Tells what it was.
+    pub(super) fn forget_member(&mut self, step: &mut Step, peer: &str) -> Option<MemberRole> {
+        let member = self.membership.members.remove(peer)?;
+        if self.membership.leaving.remove(peer).is_some() {
+            step.delete(keys::leaving(peer));
+        }
+        step.delete(keys::member(peer));
+        step.event(Event::MembersChanged);
+        Some(member.role)
     }
 
     /// The host of a removed worker: lost at once and for good, so its nodes go and their pools fill up elsewhere.
     fn drop_host(&mut self, step: &mut Step, peer: &str) {
         let Some(key) = self.peers.get(peer).copied() else { return };
+        self.forget_draining(step, key);
         let Some(host) = self.hosts.get_mut(&key) else { return };
         if host.record.state != HostState::Lost {
             host.record.state = HostState::Lost;
@@ -373,7 +414,7 @@ impl Cluster {
     }
 
     /// A pool that was at its target is to get another node for one that goes unasked.
-    fn refill_pool(&mut self, step: &mut Step, key: lote_shared::model::PoolKey) {
+    pub(super) fn refill_pool(&mut self, step: &mut Step, key: lote_shared::model::PoolKey) {
         let Some(pool) = self.pools.get_mut(&key) else { return };
         if pool.record.state != PoolState::Active || pool.record.allocation != AllocationState::Steady {
             return;

@@ -69,6 +69,7 @@ impl Cluster {
         dedicated: bool,
     ) -> Reply {
         let fenced = || Refusal::new(RefusalCode::Fenced);
+        let is_draining = self.is_draining(host_key);
         let host = self.hosts.get_mut(&host_key).ok_or_else(fenced)?;
         let pool = self.pools.get_mut(&pool_key).ok_or_else(fenced)?;
         let staying = pool.current(dedicated).saturating_sub(pool.leaving(dedicated));
@@ -76,6 +77,7 @@ impl Cluster {
             && pool.record.allocation == AllocationState::Resizing
             && staying < pool.target(dedicated)
             && host.record.state == HostState::Joined
+            && !is_draining
             && !pool.by_name.contains_key(node_id);
         if !wanted {
             return Err(fenced());
@@ -203,6 +205,7 @@ impl Cluster {
         step.pools.insert(record.pool);
         step.event(Event::NodeRemoved { pool: record.pool, node: key });
         step.event(Event::HostsChanged);
+        self.after_node(step, record.host);
     }
 
     pub(super) fn report_node(

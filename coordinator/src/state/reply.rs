@@ -126,6 +126,9 @@ pub enum RefusalCode {
     JobScheduleWithSameIdExists,
     /// The name of a new schedule is a job's.
     JobWithSameIdExists,
+    /// It was meant for the leadership of another term than the one in which it entered the log. Its proposer is told
+    /// that there is no quorum, as whoever is fenced before; nobody outside sees it.
+    OtherTerm,
 }
 
 /// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.
@@ -156,4 +159,10 @@ pub enum MembershipCode {
     VersionHeld,
     /// Not every coordinator supports the cluster version.
     VersionNotSupported,
+    /// Another coordinator is on its way out.
+    CoordinatorLeaving,
+    /// Those who would stay are no majority of Raft's voters.
+    NoMajority,
+    /// It cannot have left: it still votes.
+    CoordinatorVotes,
 }

@@ -208,6 +208,10 @@ impl Action {
             Action::VersionRaise { .. } => ClusterVersion::V1,
             Action::VersionHold
             | Action::VersionRelease
+            | Action::CoordinatorLeave { .. }
+            | Action::CoordinatorLeft { .. }
+            | Action::MemberReplace { .. }
+            | Action::HostDrain { .. }
             | Action::TiedTasksAdd { .. }
             | Action::ScheduleAdd { .. }
             | Action::ScheduleChange { .. }

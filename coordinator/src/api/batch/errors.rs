@@ -284,6 +284,7 @@ impl From<RefusalCode> for Code {
             | RefusalCode::InvalidBlockList
             | RefusalCode::InvalidBlobOrBlock
             | RefusalCode::Membership(_)
+            | RefusalCode::OtherTerm
             | RefusalCode::InternalError => Code::InternalError,
         }
     }

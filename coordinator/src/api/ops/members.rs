@@ -3,27 +3,33 @@
 
 use crate::api::batch::{self, BatchApi};
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Unavailable};
 use crate::join::server::Doors;
 use crate::join::token::{self, Token};
-use crate::state::{Action, Cluster, HostState, MembershipCode, RefusalCode, Reply, keys};
+use crate::members;
+use crate::state::{Action, Cluster, HostState, MembershipCode, Refusal, RefusalCode, keys};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use lote_shared::model::{MemberRole, TokenId};
 use rand::RngCore;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const BODY_MAX: usize = 4 * 1024;
 const USES_MAX: u32 = 10_000;
 const LIFETIME_MAX_SECONDS: u64 = 366 * 24 * 60 * 60;
 const NOTE_MAX: usize = 200;
+/// How long the answer waits for a coordinator to be out; it goes on its way after that as well.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the pages work on; `doors` is absent in an embedded cluster.
 #[derive(Debug, Clone)]
 pub struct Admin {
     pub engine: Engine,
     pub doors: Option<Doors>,
+    /// This coordinator's own.
+    pub peer: String,
 }
 
 /// Registers the pages; before anything that takes every path.
@@ -54,16 +60,26 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> HttpResponse {
         .json(json!({ "code": code, "message": { "lang": "en-US", "value": message } }))
 }
 
+fn unavailable(error: &Unavailable) -> HttpResponse {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &error.to_string())
+}
+
 /// Proposes, and makes of a refusal an answer.
 pub(super) async fn change(admin: &Admin, action: Action, good: impl FnOnce() -> Value) -> HttpResponse {
-    let reply: Reply = match admin.engine.propose(keys::CLUSTER, action).await {
-        Ok(reply) => reply,
-        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &error.to_string()),
-    };
-    let Err(refusal) = reply else { return HttpResponse::Ok().json(good()) };
+    match admin.engine.propose(keys::CLUSTER, action).await {
+        Ok(Ok(_)) => HttpResponse::Ok().json(good()),
+        Ok(Err(refusal)) => refused(&refusal),
+        Err(error) => unavailable(&error),
+    }
+}
+
+fn refused(refusal: &Refusal) -> HttpResponse {
     let (status, code) = match refusal.code {
         RefusalCode::Membership(code @ (MembershipCode::TokenNotFound | MembershipCode::MemberNotFound)) => {
             (StatusCode::NOT_FOUND, format!("{code:?}"))
+        }
+        RefusalCode::Membership(_) if members::waits(refusal.code) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "ServerBusy".to_owned())
         }
         RefusalCode::Membership(code) => (StatusCode::CONFLICT, format!("{code:?}")),
         code => (StatusCode::INTERNAL_SERVER_ERROR, format!("{code:?}")),
@@ -134,13 +150,31 @@ async fn list_tokens(
     admin: web::Data<Admin>,
     api: web::Data<BatchApi>,
 ) -> HttpResponse {
-    if let Err(refusal) = batch::admit(&request, &api) {
+    list(&request, &admin, &api, |cluster| json!({ "tokens": tokens(cluster) })).await
+}
+
+async fn list_members(
+    request: HttpRequest,
+    admin: web::Data<Admin>,
+    api: web::Data<BatchApi>,
+) -> HttpResponse {
+    list(&request, &admin, &api, |cluster| json!({ "members": members_of(cluster) })).await
+}
+
+/// What the state says, every acknowledged change included.
+async fn list(
+    request: &HttpRequest,
+    admin: &Admin,
+    api: &BatchApi,
+    look: impl FnOnce(&Cluster) -> Value,
+) -> HttpResponse {
+    if let Err(refusal) = batch::admit(request, api) {
         return *refusal;
     }
-    if let Err(error) = admin.engine.linearize().await {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &error.to_string());
+    match admin.engine.linearize().await {
+        Ok(()) => HttpResponse::Ok().json(admin.engine.read(look)),
+        Err(error) => unavailable(&error),
     }
-    HttpResponse::Ok().json(json!({ "tokens": admin.engine.read(tokens) }))
 }
 
 fn tokens(cluster: &Cluster) -> Vec<Value> {
@@ -183,21 +217,7 @@ async fn revoke_token(
     }
 }
 
-async fn list_members(
-    request: HttpRequest,
-    admin: web::Data<Admin>,
-    api: web::Data<BatchApi>,
-) -> HttpResponse {
-    if let Err(refusal) = batch::admit(&request, &api) {
-        return *refusal;
-    }
-    if let Err(error) = admin.engine.linearize().await {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &error.to_string());
-    }
-    HttpResponse::Ok().json(json!({ "members": admin.engine.read(members) }))
-}
-
-fn members(cluster: &Cluster) -> Vec<Value> {
+fn members_of(cluster: &Cluster) -> Vec<Value> {
     let shown = cluster.members().map(|member| {
         let host = cluster.host_by_peer(&member.peer);
         let state = host.map(|host| match host.state {
@@ -214,7 +234,11 @@ fn members(cluster: &Cluster) -> Vec<Value> {
             "member": member.member,
             "admitted": member.admitted.to_string(),
             "token": member.token.map(|token| token.to_string()),
-            "state": state,
+            "state": match host {
+                _ if cluster.is_leaving(&member.peer) => Some("leaving"),
+                Some(host) if host.state == HostState::Joined && cluster.is_draining(host.key) => Some("draining"),
+                _ => state,
+            },
             "cores": host.map(|host| host.capacity.cores),
             "nodes": host.map(|host| cluster.nodes_on_host(host.key).count()),
         })
@@ -232,14 +256,56 @@ async fn remove_member(
         return *refusal;
     }
     let peer = path.into_inner();
-    let is_coordinator =
-        admin.engine.read(|cluster| cluster.coordinators().any(|member| member.peer == peer));
-    let mut _leaving = None;
-    if let Some(doors) = admin.doors.as_ref().filter(|_| is_coordinator) {
-        _leaving = Some(doors.leaving.lock().await);
-        if let Err(why) = doors.spare(&peer).await {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", &why);
+    let forced = match request.query_string().split('&').find(|part| !part.starts_with("api-version=")) {
+        None | Some("" | "force=false") => false,
+        Some("force=true") => true,
+        Some(other) => {
+            let message = format!("`{other}` is no parameter of this; there is `force=true`");
+            return refuse(StatusCode::BAD_REQUEST, "InvalidQueryParameterValue", &message);
         }
+    };
+    let role = admin.engine.read(|cluster| cluster.member(&peer).map(|member| member.role));
+    if forced && role == Some(MemberRole::Coordinator) {
+        let message = "a coordinator is not drained and cannot be forced: it leaves as soon as the others can do without";
+        return refuse(StatusCode::BAD_REQUEST, "InvalidQueryParameterValue", message);
     }
-    change(&admin, Action::MemberRemove { peer: peer.clone() }, || json!({ "removed": peer })).await
+    if role == Some(MemberRole::Coordinator) {
+        return remove_coordinator(&admin, peer).await;
+    }
+    remove_worker(&admin, peer, forced).await
+}
+
+/// Begins to drain it; the rest is up to its host and to the state, whether or not anybody looks on.
+async fn remove_worker(admin: &Admin, peer: String, forced: bool) -> HttpResponse {
+    let drain = Action::HostDrain { peer: peer.clone(), forced };
+    match admin.engine.propose(keys::CLUSTER, drain).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(refusal)) => return refused(&refusal),
+        Err(error) => return unavailable(&error),
+    }
+    let (is_member, nodes) = admin.engine.read(|cluster| {
+        let host = cluster.host_by_peer(&peer);
+        (cluster.member(&peer).is_some(), host.map_or(0, |host| cluster.nodes_on_host(host.key).count()))
+    });
+    if is_member {
+        return HttpResponse::Accepted().json(json!({ "draining": peer, "nodes": nodes }));
+    }
+    HttpResponse::Ok().json(json!({ "removed": peer, "nodesUntilLeaseEnds": nodes }))
+}
+
+/// In two steps; the second is the leader's, and comes whether or not anybody waits for it here.
+async fn remove_coordinator(admin: &Admin, peer: String) -> HttpResponse {
+    let leave = Action::CoordinatorLeave { peer: peer.clone() };
+    match members::take_out(&admin.engine, leave).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(refusal)) => return refused(&refusal),
+        Err(error) => return unavailable(&error),
+    }
+    // Whoever is out is told nothing any more, not even that.
+    let is_own = peer == admin.peer;
+    let is_gone = |cluster: &Cluster| cluster.member(&peer).is_none();
+    let is_removed = !is_own && members::until(&admin.engine, GONE_WITHIN, is_gone).await;
+    let status = if is_removed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let what = if is_removed { "removed" } else { "leaving" };
+    HttpResponse::build(status).json(json!({ what: peer }))
 }

@@ -95,6 +95,7 @@ fn members(
         if let Some(number) = record.member {
             let known = raft.get(&number);
             told["member"] = json!(number);
+            told["leaving"] = json!(cluster.is_leaving(&record.peer));
             told["voter"] = json!(known.is_some_and(|known| known.is_voter));
             told["matchedIndex"] = json!(known.and_then(|known| known.matched));
             // Null for one that does not answer.
@@ -110,6 +111,7 @@ fn members(
 fn of_cluster(cluster: &Cluster, account: AccountId, groups: &[GroupStatus], facts: &[HostFacts]) -> Value {
     let hosts = cluster.hosts().map(|host| {
         let state = match host.state {
+            HostState::Joined if cluster.is_draining(host.key) => "draining",
             HostState::Joined => "joined",
             HostState::Unknown => "unknown",
             HostState::Lost => "lost",

@@ -24,13 +24,13 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The coordinators there should be, as the state will tell.
-type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
+pub(super) type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
 
-struct Node {
-    id: MemberId,
-    engine: Engine,
-    replica: Replica,
-    network: Network,
+pub(super) struct Node {
+    pub id: MemberId,
+    pub engine: Engine,
+    pub replica: Replica,
+    pub network: Network,
     runtime: Background,
     identity: Identity,
     address: Multiaddr,
@@ -93,15 +93,18 @@ impl Node {
 
     fn keep_membership(&self, desired: &Desired) {
         let desired = desired.clone();
-        self.replica.keep_membership(move || Some(desired.lock().clone()));
+        self.replica.keep_membership(move || {
+            let desired = desired.lock().clone();
+            (!desired.is_empty()).then_some(desired)
+        });
     }
 
-    fn member(&self) -> Member {
+    pub fn member(&self) -> Member {
         Member { peer: self.network.peer().to_string(), addresses: vec![self.address.to_string()] }
     }
 
     /// To the others it is as if its process had been killed.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.runtime.end();
     }
 
@@ -124,7 +127,7 @@ impl Node {
     }
 
     /// Adds a task; refusals (a second one of that name) are the test's failure.
-    async fn add(&self, name: &str) -> Result<(), Unavailable> {
+    pub async fn add(&self, name: &str) -> Result<(), Unavailable> {
         let outcome = self.engine.propose(ACCOUNT, add(name)).await?.unwrap();
         assert_added(name, &outcome);
         Ok(())
@@ -146,7 +149,7 @@ fn assert_added(name: &str, outcome: &Outcome) {
 }
 
 /// Everybody may speak to everybody, as the replicated allow-list will say.
-fn introduce(nodes: &[&Node]) {
+pub(super) fn introduce(nodes: &[&Node]) {
     let allowed: BTreeMap<PeerId, Role> =
         nodes.iter().map(|node| (node.network.peer(), Role::Coordinator)).collect();
     for node in nodes {
@@ -154,7 +157,7 @@ fn introduce(nodes: &[&Node]) {
     }
 }
 
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
             if let Some(found) = look() {
@@ -166,16 +169,20 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-fn voters(node: &Node) -> BTreeSet<MemberId> {
+pub(super) fn voters(node: &Node) -> BTreeSet<MemberId> {
     node.replica.members().into_iter().filter(|(_, status)| status.is_voter).map(|(id, _)| id).collect()
 }
 
-/// A cluster whose three members vote, with the account and a job for tasks.
 async fn three() -> (Vec<Node>, Desired) {
-    three_at([(); 3].map(|()| Arc::new(SystemTime::default()) as Arc<dyn Time>)).await
+    voting(3).await
 }
 
-async fn three_at(times: [Arc<dyn Time>; 3]) -> (Vec<Node>, Desired) {
+/// A cluster of so many members that vote, with the account and a job for tasks.
+pub(super) async fn voting(count: u64) -> (Vec<Node>, Desired) {
+    voting_at((0..count).map(|_| Arc::new(SystemTime::default()) as Arc<dyn Time>)).await
+}
+
+async fn voting_at(times: impl Iterator<Item = Arc<dyn Time>>) -> (Vec<Node>, Desired) {
     let desired = Desired::default();
     let mut nodes = Vec::new();
     for (id, time) in (1..).zip(times) {
@@ -183,8 +190,8 @@ async fn three_at(times: [Arc<dyn Time>; 3]) -> (Vec<Node>, Desired) {
     }
     introduce(&nodes.iter().collect::<Vec<_>>());
     *desired.lock() = nodes.iter().map(|node| (node.id, node.member())).collect();
-    let all = BTreeSet::from([1, 2, 3]);
-    until("three voters", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
+    let all: BTreeSet<MemberId> = (1..=count).collect();
+    until("they vote", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
     let engine = &nodes[0].engine;
     let account = Action::AccountAdd { name: "lote".to_owned(), keys: vec![b"key".to_vec()] };
     engine.propose(keys::CLUSTER, account).await.unwrap().unwrap();
@@ -197,7 +204,7 @@ async fn three_at(times: [Arc<dyn Time>; 3]) -> (Vec<Node>, Desired) {
 }
 
 /// The place of the member whose leadership is announced.
-async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
+pub(super) async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
     until("a leader", || {
         let leads = |node: &&Node| node.replica.leadership().borrow().is_ours;
         nodes.clone().find(leads).map(|node| node.id)
@@ -421,7 +428,7 @@ async fn a_member_whose_clock_is_off_does_not_lead() {
     const HOUR: i64 = 3_600_000;
     const YEAR: i64 = 365 * 24 * HOUR;
     let clocks = [(); 3].map(|()| Arc::new(SetWrong::default()));
-    let (nodes, _desired) = three_at(clocks.clone().map(|clock| clock as Arc<dyn Time>)).await;
+    let (nodes, _desired) = voting_at(clocks.clone().into_iter().map(|clock| clock as Arc<dyn Time>)).await;
     let clock = |id: MemberId| &clocks[id as usize - 1].by_ms;
     let node = |id: MemberId| &nodes[id as usize - 1];
     let mut count = 0;

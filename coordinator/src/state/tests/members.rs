@@ -159,6 +159,108 @@ fn the_last_coordinator_stays_and_roles_do_not_change() {
     assert_eq!(membership(gone), MembershipCode::MemberNotFound);
 }
 
+fn leave(w: &mut World, peer: &str) -> Reply {
+    w.act(Action::CoordinatorLeave { peer: peer.to_owned() })
+}
+
+fn left(w: &mut World, peer: &str) -> Reply {
+    w.act(Action::CoordinatorLeft { peer: peer.to_owned() })
+}
+
+/// Coordinators `c1`, `c2` and so on, of whom these vote in Raft, and of whom these are leaving.
+fn coordinators(count: u64, voters: &[&[u64]], leaving: &[&str]) -> World {
+    let mut w = World::new();
+    for number in 1..=count {
+        own(&mut w, coordinator(&format!("c{number}"))).unwrap();
+    }
+    for peer in leaving {
+        leave(&mut w, peer).unwrap();
+    }
+    w.cluster.set_voters(voters.iter().map(|set| set.iter().copied().collect()).collect());
+    w
+}
+
+#[test]
+fn one_voter_leaves_at_a_time_and_a_majority_stays() {
+    use MembershipCode::{CoordinatorLeaving, LastCoordinator, MemberNotFound, NoMajority};
+    for (what, count, voters, leaving, peer, expected) in [
+        ("one of three", 3, &[&[1, 2, 3][..]][..], &[][..], "c3", None),
+        ("one of two, which learns", 2, &[&[1]], &[], "c2", None),
+        ("one of two, which alone votes", 2, &[&[1]], &[], "c1", Some(NoMajority)),
+        ("the one that alone votes, of three", 3, &[&[1]], &[], "c1", Some(NoMajority)),
+        ("the last", 1, &[&[1]], &[], "c1", Some(LastCoordinator)),
+        ("the last that stays", 2, &[&[2]], &["c1"], "c2", Some(LastCoordinator)),
+        ("nobody", 3, &[&[1, 2, 3]], &[], "c9", Some(MemberNotFound)),
+        ("again", 3, &[&[1, 2, 3]], &["c3"], "c3", None),
+        ("another at the same time", 3, &[&[1, 2, 3]], &["c3"], "c2", Some(CoordinatorLeaving)),
+        ("another of five", 5, &[&[1, 2, 3, 4, 5]], &["c5"], "c4", Some(CoordinatorLeaving)),
+        ("another that learns", 4, &[&[1, 2, 3]], &["c3"], "c4", None),
+        ("another when the first has lost its vote", 5, &[&[1, 2, 3]], &["c5"], "c3", None),
+        ("on the way from three to one", 3, &[&[1, 2, 3], &[1]], &["c3"], "c2", Some(CoordinatorLeaving)),
+        ("then the learner", 3, &[&[1]], &["c3"], "c2", None),
+        ("then the one that stayed", 3, &[&[1]], &["c3"], "c1", Some(NoMajority)),
+        ("on the way from one to three", 3, &[&[1], &[1, 2, 3]], &[], "c1", Some(NoMajority)),
+        ("and one of the new ones", 3, &[&[1], &[1, 2, 3]], &[], "c3", None),
+        ("without Raft one goes", 3, &[], &[], "c3", None),
+        ("and no other", 3, &[], &["c3"], "c2", Some(CoordinatorLeaving)),
+    ] {
+        let mut w = coordinators(count, voters, leaving);
+        let before = w.cluster.digest();
+        let reply = leave(&mut w, peer);
+        assert_eq!(reply.clone().err().map(|_| membership(reply)), expected, "{what}");
+        let is_leaving = w.cluster.leaving().any(|member| member.peer == peer);
+        assert_eq!(is_leaving, expected.is_none() || leaving.contains(&peer), "{what}");
+        assert_eq!(w.cluster.coordinators().count() as u64, count, "{what}: nobody is cut off yet");
+        if expected.is_some() {
+            assert_eq!(w.cluster.leaving().count(), leaving.len(), "{what}");
+        } else if !leaving.contains(&peer) {
+            assert_ne!(w.cluster.digest(), before, "{what}");
+        }
+        assert_eq!(w.reload().digest(), w.cluster.digest(), "{what}");
+    }
+}
+
+#[test]
+fn whoever_leaves_is_gone_when_raft_has_let_it_go() {
+    let mut w = coordinators(3, &[&[1, 2, 3]], &[]);
+    assert_eq!(membership(left(&mut w, "c3")), MembershipCode::MemberNotFound, "it is not leaving");
+    leave(&mut w, "c3").unwrap();
+    assert_eq!(membership(left(&mut w, "c3")), MembershipCode::CoordinatorVotes);
+    w.take_events();
+    w.cluster.set_voters(vec![[1].into()]);
+    left(&mut w, "c3").unwrap();
+    assert!(w.take_events().contains(&Event::MembersChanged));
+    assert!(w.cluster.member("c3").is_none() && w.cluster.leaving().next().is_none());
+    assert_eq!(membership(left(&mut w, "c3")), MembershipCode::MemberNotFound);
+    assert_eq!(w.reload().digest(), w.cluster.digest());
+    // Under the same identity it may come again, and stays.
+    assert_eq!(number(own(&mut w, coordinator("c3"))), 4);
+    assert_eq!(w.cluster.staying().count(), 3);
+}
+
+#[test]
+fn whoever_is_replaced_leaves_in_two_steps_as_well() {
+    let replace = |w: &mut World, peer: &str, replaced: &str| {
+        let admission = Admission { replaces: Some(replaced.to_owned()), ..coordinator(peer) };
+        w.act(Action::MemberReplace { token: None, admission: Box::new(admission) })
+    };
+    let mut w = coordinators(5, &[&[1, 2, 3, 4, 5]], &[]);
+    assert_eq!(number(replace(&mut w, "c6", "c5")), 6, "there is room for it");
+    assert_eq!(number(replace(&mut w, "c6", "c5")), 6, "asked again");
+    assert_eq!(w.cluster.leaving().map(|member| member.peer.as_str()).collect::<Vec<_>>(), ["c5"]);
+    assert_eq!(membership(replace(&mut w, "c7", "c4")), MembershipCode::CoordinatorLeaving);
+    assert_eq!(membership(own(&mut w, coordinator("c7"))), MembershipCode::MemberQuotaReached);
+    assert!(w.cluster.member("c7").is_none(), "who replaces nobody does not come either");
+    w.cluster.set_voters(vec![[1, 2, 3, 4, 6].into()]);
+    left(&mut w, "c5").unwrap();
+    assert_eq!(w.cluster.coordinators().count(), 5);
+    assert_eq!(number(replace(&mut w, "c6", "c5")), 6, "asked once more");
+    assert_eq!(w.reload().digest(), w.cluster.digest());
+    // In the place of the only one that votes nobody comes: what it holds would be gone with it.
+    let mut w = coordinators(2, &[&[1]], &[]);
+    assert_eq!(membership(replace(&mut w, "c3", "c1")), MembershipCode::NoMajority);
+}
+
 #[test]
 fn only_an_admitted_worker_on_its_own_machine_gets_in() {
     let mut w = World::new();

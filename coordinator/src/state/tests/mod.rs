@@ -2,6 +2,7 @@
 
 mod attempts;
 mod dependencies;
+mod draining;
 mod jobs;
 mod members;
 mod pools;

@@ -87,8 +87,11 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
             uses: u32::from(a % 3),
             note: String::new(),
         },
-        8 => Action::TokenRevoke { token },
         9 if c.is_multiple_of(8) => Action::MemberRemove { peer: format!("peer-{}", a % 4) },
+        8 if c.is_multiple_of(16) => {
+            Action::HostDrain { peer: format!("peer-{}", a % 4), forced: c.is_multiple_of(32) }
+        }
+        8 => Action::TokenRevoke { token },
         // A recovery, now and then under a number that was given.
         10 if c.is_multiple_of(8) => {
             let member = (cluster.last_member() + u64::from(a % 3)).saturating_sub(u64::from(c % 3));
@@ -97,6 +100,8 @@ fn membership(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
                 member,
             }
         }
+        9 if c.is_multiple_of(3) => Action::CoordinatorLeave { peer: coordinator },
+        10 if c.is_multiple_of(3) => Action::CoordinatorLeft { peer: coordinator },
         9 | 10 => Action::MemberRemove { peer: coordinator },
         11 => match c % 4 {
             0 => Action::VersionHold,
