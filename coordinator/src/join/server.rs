@@ -10,9 +10,7 @@ use crate::clock;
 use crate::engine::{Engine, Unavailable};
 use crate::members;
 use crate::state::version::{self, Unsupported};
-use crate::state::{
-    Action, ClusterVersion, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys,
-};
+use crate::state::{Action, ClusterVersion, MembershipCode, Outcome, Refusal, RefusalCode, TokenClaim, keys};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;

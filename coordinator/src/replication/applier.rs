@@ -9,7 +9,7 @@ use super::log::EntryId;
 use super::machine::Machine;
 use super::snapshot::{self, SnapshotFile, Snapshots};
 use super::types::{self, Member, MemberId, Replies, Types};
-use crate::state::{Batch, LoadError, Stamp};
+use crate::state::{Batch, ClusterVersion, LoadError, Stamp};
 use crate::store::{self, Store, Write};
 use lote_shared::model::Timestamp;
 use lote_shared::protocol::codec;
@@ -77,11 +77,12 @@ pub struct View {
     pressed: watch::Sender<bool>,
 }
 
-/// The last entry that was applied, and its time.
+/// The last entry that was applied, its time, and the rules that hold behind it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     pub id: Option<EntryId>,
     pub now: Timestamp,
+    pub version: ClusterVersion,
 }
 
 impl Position {
@@ -111,8 +112,8 @@ impl View {
         self.position.subscribe()
     }
 
-    fn set_applied(&self, applied: Applied) {
-        let position = Position { id: applied.id, now: applied.now };
+    fn set_applied(&self, applied: Applied, version: ClusterVersion) {
+        let position = Position { id: applied.id, now: applied.now, version };
         self.inner.lock().applied = applied;
         self.position.send_replace(position);
     }
@@ -165,7 +166,7 @@ impl<M: Machine> Applier<M> {
     pub fn open(machine: Arc<M>, home: Box<dyn Home>, snapshots: Snapshots) -> Result<Applier<M>, Error> {
         let applied = read_applied(&*machine.store())?;
         let view = Arc::new(View::default());
-        view.set_applied(applied.clone());
+        view.set_applied(applied.clone(), machine.version());
         machine.set_voters(applied.membership.voters());
         Ok(Applier { machine, home, snapshots, applied, view, build: None, builds: 0, prepared: None })
     }
@@ -249,7 +250,7 @@ impl<M: Machine> Applier<M> {
         if applied.membership_id != self.applied.membership_id {
             self.machine.set_voters(applied.membership.voters());
         }
-        self.view.set_applied(applied.clone());
+        self.view.set_applied(applied.clone(), self.machine.version());
         self.applied = applied;
     }
 

@@ -121,7 +121,13 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                     give_up_after: driver::GIVE_UP_AFTER,
                 });
                 let (tell_clocks, clocks) = watch::channel(Clocks::default());
-                tokio::spawn(watch_clocks(raft.clone(), links.clone(), time.clone(), tell_clocks));
+                tokio::spawn(watch_clocks(
+                    raft.clone(),
+                    links.clone(),
+                    time.clone(),
+                    view.position(),
+                    tell_clocks,
+                ));
                 let (has_room, gate) = Gate::new(&config.folder, clocks.clone());
                 let driver = driver.with_gate(gate.clone());
                 tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room, clocks.clone()));

@@ -4,10 +4,11 @@
 use super::*;
 use crate::replication::applier::{Home, MemoryHome};
 use crate::replication::log::EntryId;
+use crate::replication::payload::Payload;
 use crate::replication::room::Room;
 use crate::replication::snapshot::Snapshots;
 use crate::replication::tests::toy::{Toy, command};
-use crate::replication::types::{Payload, TypeConfig, from_id};
+use crate::replication::types::{TypeConfig, from_id};
 use crate::store::{MemoryStore, Write, rows};
 use lote_shared::model::Timestamp;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};

@@ -6,7 +6,7 @@ use crate::replication::forward::{EngineAnswer, EngineQuestion};
 use crate::replication::payload::Payload;
 use crate::replication::types::Types;
 use crate::replication::waiting::Item;
-use crate::state::Reply;
+use crate::state::{ClusterVersion, Reply};
 use futures::future::BoxFuture;
 use lote_shared::model::Timestamp;
 use tokio::time::Instant;
@@ -33,7 +33,8 @@ impl<C: Types> Driver<C> {
         let landing: BoxFuture<'static, Landed> = match place {
             Place::Here(_) => {
                 let stamp = self.stamp();
-                let payload = entry_of(&items, stamp);
+                let version = self.parts.position.borrow().version;
+                let payload = entry_of(&items, stamp, version);
                 let raft = self.parts.raft.clone();
                 Box::pin(async move {
                     let written = raft.client_write(payload).await;
@@ -84,7 +85,13 @@ impl<C: Types> Driver<C> {
 }
 
 /// The commands of these items as one entry.
-fn entry_of(items: &[Item], now: Timestamp) -> Payload {
+/// Builds of before version 2 know no fence in an entry; with one of them about, the look just before has to do.
+fn entry_of(items: &[Item], now: Timestamp, version: ClusterVersion) -> Payload {
+    let all = || items.iter().flat_map(Item::commands);
+    if version < ClusterVersion::V2 {
+        let commands: Vec<&[u8]> = all().map(|command| &*command.0).collect();
+        return Payload::new(now, commands.into_iter());
+    }
     let term = items.iter().find_map(Item::term);
     let commands = items.iter().flat_map(|item| item.commands().iter().map(|command| (command, item.term())));
     let commands: Vec<(&[u8], bool)> =

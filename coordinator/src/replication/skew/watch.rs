@@ -1,10 +1,12 @@
 //! Asks the other voters for their clocks, once a second, and tells what this member may do.
 
 use super::{Duty, Keeper, Look, Offset, is_off, judge};
+use crate::replication::applier::Position;
 use crate::replication::clock::Time;
 use crate::replication::transport::{Links, peer_of};
 use crate::replication::types::{Member, MemberId, Types};
 use crate::replication::wire::{RaftAnswer, RaftQuestion};
+use crate::state::ClusterVersion;
 use futures::future::join_all;
 use lote_shared::model::Timestamp;
 use lote_shared::network::PeerId;
@@ -37,6 +39,7 @@ pub async fn watch_clocks<C: Types>(
     raft: Raft<C>,
     links: Option<Arc<Links>>,
     time: Arc<dyn Time>,
+    position: watch::Receiver<Position>,
     clocks: watch::Sender<Clocks>,
 ) {
     let metrics = raft.metrics();
@@ -45,7 +48,9 @@ pub async fn watch_clocks<C: Types>(
     let mut round: u64 = 0;
     while metrics.has_changed().is_ok() {
         let now = metrics.borrow().clone();
-        let asking = voters(&now).into_iter().filter(|(member, _)| *member != now.id);
+        // A build of before version 2 would take the question for the end of the stream.
+        let may_ask = position.borrow().version >= ClusterVersion::V2;
+        let asking = voters(&now).into_iter().filter(|(member, _)| may_ask && *member != now.id);
         let asked = asking.filter_map(|(member, peer)| Some((member, links.as_ref()?, peer?)));
         let asked = asked.map(|(member, links, peer)| {
             let asked = ask(links, peer, now.id, &*time);

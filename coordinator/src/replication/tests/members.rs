@@ -190,7 +190,7 @@ async fn voting_at(times: impl Iterator<Item = Arc<dyn Time>>) -> (Vec<Node>, De
     }
     introduce(&nodes.iter().collect::<Vec<_>>());
     *desired.lock() = nodes.iter().map(|node| (node.id, node.member())).collect();
-    let all: BTreeSet<MemberId> = (1..=count).collect();
+    let all: BTreeSet<MemberId> = nodes.iter().map(|node| node.id).collect();
     until("they vote", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
     let engine = &nodes[0].engine;
     let account = Action::AccountAdd { name: "lote".to_owned(), keys: vec![b"key".to_vec()] };

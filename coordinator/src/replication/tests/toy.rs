@@ -2,7 +2,10 @@
 
 use crate::engine::{Engine, Request, Unavailable};
 use crate::replication::{Config, Error, Machine, Member, Replica, Start, SystemTime};
-use crate::state::{Action, Batch, Cluster, Command, IdempotencyKey, LoadError, Outcome, Reply, Stamp, keys};
+use crate::state::version::NEWEST;
+use crate::state::{
+    Action, Batch, Cluster, ClusterVersion, Command, IdempotencyKey, LoadError, Outcome, Reply, Stamp, keys,
+};
 use crate::store::{self, MemoryStore, Store, SwitchStore, Write};
 use lote_shared::model::AccountId;
 use parking_lot::Mutex;
@@ -63,6 +66,10 @@ impl Machine for Toy {
 
     fn store(&self) -> Arc<dyn Store> {
         self.store.current()
+    }
+
+    fn version(&self) -> ClusterVersion {
+        NEWEST
     }
 
     fn load(&self, store: Arc<dyn Store>) -> Result<(), LoadError> {
