@@ -4,6 +4,7 @@
 //! moves when told. Its helpers panic on refusals, because a test that expects one calls [`World::act`].
 
 use super::command::{Action, Admission, Command, Condition, IdempotencyKey, TaskAdd};
+use super::version::NEWEST;
 use super::{Batch, Cluster, Event, NodeRecord, Outcome, RefusalCode, Reply, Stamp, TaskRecord};
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
@@ -132,8 +133,15 @@ pub fn code(reply: Reply) -> RefusalCode {
 }
 
 impl World {
-    /// A cluster with the account `lote`.
+    /// A cluster with the account `lote`, as one that was founded by this build.
     pub fn new() -> World {
+        let mut world = World::before_versions();
+        world.ok(Action::VersionRaise { to: NEWEST, witnesses: Vec::new() });
+        world
+    }
+
+    /// As a build left it that knew nothing of versions.
+    pub fn before_versions() -> World {
         let mut world = World {
             cluster: Cluster::new(),
             now: START,

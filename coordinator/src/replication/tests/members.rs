@@ -11,6 +11,7 @@ use crate::replication::{
     open_member, open_member_at,
 };
 use crate::state::testing::{ACCOUNT, job_id, job_spec, pool_id, pool_spec, task_add, task_id};
+use crate::state::version::NEWEST;
 use crate::state::{Action, Command, IdempotencyKey, Outcome, keys};
 use lote_shared::network::{self as net, Identity, Multiaddr, Network, PeerId, Protocol, Role};
 use parking_lot::Mutex;
@@ -193,6 +194,8 @@ async fn voting_at(times: impl Iterator<Item = Arc<dyn Time>>) -> (Vec<Node>, De
     let all: BTreeSet<MemberId> = nodes.iter().map(|node| node.id).collect();
     until("they vote", || nodes.iter().all(|node| voters(node) == all).then_some(())).await;
     let engine = &nodes[0].engine;
+    let raise = Action::VersionRaise { to: NEWEST, witnesses: Vec::new() };
+    engine.propose(keys::CLUSTER, raise).await.unwrap().unwrap();
     let account = Action::AccountAdd { name: "lote".to_owned(), keys: vec![b"key".to_vec()] };
     engine.propose(keys::CLUSTER, account).await.unwrap().unwrap();
     let pool = Action::PoolAdd { spec: Box::new(pool_spec("pool", 0, 1)) };

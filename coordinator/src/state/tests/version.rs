@@ -93,7 +93,7 @@ fn what_a_build_says_of_itself_reads_back_and_nonsense_does_not() {
 
 #[test]
 fn the_version_is_raised_by_the_word_of_every_coordinator_and_never_lowered() {
-    let mut w = World::new();
+    let mut w = World::before_versions();
     admit(&mut w, "a");
     admit(&mut w, "b");
     assert_eq!(w.cluster.version(), ClusterVersion::V1);
@@ -118,7 +118,7 @@ fn the_version_is_raised_by_the_word_of_every_coordinator_and_never_lowered() {
 
 #[test]
 fn what_is_held_stays_until_it_is_released() {
-    let mut w = World::new();
+    let mut w = World::before_versions();
     admit(&mut w, "a");
     let newer = NEWEST.0 + 1;
     let raise =
@@ -149,7 +149,7 @@ fn what_is_held_stays_until_it_is_released() {
 /// The build of the other feature is to be told from this one by its rules, and by them alone.
 #[test]
 fn rules_of_a_version_hold_from_its_raise_on() {
-    let mut w = World::new();
+    let mut w = World::before_versions();
     let step = |w: &mut World, id: &str| {
         let etag = |w: &World| w.cluster.job_by_id(ACCOUNT, &job_id(id)).unwrap().version.etag;
         w.job(id, "p");
