@@ -14,6 +14,7 @@ use super::room::Gate;
 use super::state_machine::StateMachine;
 use super::transport::{Links, Transport};
 use super::types::{self, MemberId, TypeConfig};
+use super::witness::{self, Standing};
 use super::{Config, Error, Start, failover, room, serve};
 use crate::engine::Request;
 use crate::leadership::Leadership;
@@ -43,6 +44,8 @@ fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
         max_in_snapshot_log_to_keep: config.keep_entries,
         purge_batch_size: config.keep_entries.clamp(1, 1_000),
+        // Until the others have said what they know of this member.
+        enable_elect: false,
         ..openraft::Config::default()
     };
     settings.validate().map_err(|error| Error::Raft(error.to_string()))
@@ -91,6 +94,7 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
         }
     };
     let Opened { member, log, machine, view, state_machine, applying, clock, folder } = opened;
+    let own = Standing::of(&log.state());
     // Nothing is ever sent: that it closes is the message.
     let (flush_end, flushing) = std_mpsc::sync_channel::<()>(0);
     let flusher = {
@@ -120,12 +124,33 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 });
                 let (has_room, gate) = Gate::new(&config.folder);
                 let driver = driver.with_gate(gate.clone());
-                tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room));
+                let (take_part, takes_part) = watch::channel(false);
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
+                let meeting = links.clone().map_or(Ok(()), |links| {
+                    meet_others(&raft, forward, serve::Guard { gate, links, takes_part })
+                });
+                let begin = {
+                    let (raft, links, folder) = (raft.clone(), links.clone(), config.folder.clone());
+                    move || {
+                        take_part.send_replace(true);
+                        // It has Raft stand for election as long as there is room.
+                        tokio::spawn(room::watch_disk(raft.clone(), folder, has_room));
+                        links.map(|links| tokio::spawn(failover::watch(raft, links)));
+                    }
+                };
+                tokio::spawn({
+                    let (raft, view, stop) = (raft.clone(), view.clone(), stop.clone());
+                    async move {
+                        if let Err(why) = witness::inquire(&raft, links.as_deref(), own, begin).await {
+                            tracing::error!(why, "this member stops");
+                            view.stop(why);
+                            stop.send_replace(true);
+                        }
+                    }
+                });
                 let replica = Replica { raft: raft.clone(), view, log, leadership, runtime, stop, ended };
-                let meeting = links.map_or(Ok(()), |links| meet_others(&raft, links, forward, gate));
                 if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
@@ -155,16 +180,15 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
 /// Serves the other members and watches over the connections to them.
 fn meet_others(
     raft: &Raft<TypeConfig>,
-    links: Arc<Links>,
     forward: mpsc::Sender<Forwarded>,
-    gate: Gate,
+    guard: serve::Guard,
 ) -> Result<(), Error> {
+    let links = guard.links.clone();
     let has_lost: HasLost = {
         let (raft, links) = (raft.clone(), links.clone());
         Arc::new(move |member| failover::has_lost(&raft, &links, member))
     };
-    serve::start(links.network(), raft, forward, has_lost, gate)?;
-    tokio::spawn(failover::watch(raft.clone(), links.clone()));
+    serve::start(raft, forward, has_lost, guard)?;
     let mut server = raft.server_metrics();
     tokio::spawn(async move {
         let mut known = None;
@@ -253,7 +277,7 @@ async fn join<M: Machine>(
     let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
     let settings = Arc::new(raft_config(config)?);
     let transport = Transport::new(member, links);
-    let raft = Raft::new(member, settings, transport, LogStore::new(log.clone()), state_machine)
+    let raft = Raft::new(member, settings, transport, LogStore::of_member(log.clone(), member), state_machine)
         .await
         .map_err(|error| failed(&error))?;
     let is_initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;

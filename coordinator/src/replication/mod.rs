@@ -44,6 +44,7 @@ mod transport;
 mod types;
 mod waiting;
 mod wire;
+mod witness;
 
 #[cfg(test)]
 mod tests;

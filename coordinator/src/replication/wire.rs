@@ -88,6 +88,18 @@ impl From<LogId<MemberId>> for WireId {
     }
 }
 
+impl From<EntryId> for WireId {
+    fn from(id: EntryId) -> WireId {
+        WireId(id.term, id.node, id.index)
+    }
+}
+
+impl From<WireId> for EntryId {
+    fn from(id: WireId) -> EntryId {
+        EntryId { term: id.0, node: id.1, index: id.2 }
+    }
+}
+
 impl From<WireId> for LogId<MemberId> {
     fn from(id: WireId) -> LogId<MemberId> {
         types::from_id(EntryId { term: id.0, node: id.1, index: id.2 })
@@ -106,6 +118,8 @@ pub struct WireEntry {
 pub enum RaftQuestion {
     Append { vote: WireVote, prev: Option<WireId>, committed: Option<WireId>, entries: Vec<WireEntry> },
     Vote { vote: WireVote, last: Option<WireId> },
+    /// How far the one who was asked, while it led, saw this member's log on stable storage.
+    Remembered { member: MemberId },
 }
 
 /// The answer to a [`RaftQuestion`]. Grows only at the end.
@@ -122,6 +136,8 @@ pub enum RaftAnswer {
     },
     /// The request was not taken, with the reason in words.
     Refused(String),
+    /// The leader's vote at that time, and the entry.
+    Remembered(Option<(WireVote, Option<WireId>)>),
 }
 
 /// Why a message cannot be used.
@@ -140,6 +156,7 @@ impl RaftQuestion {
     pub fn from(&self) -> MemberId {
         match self {
             RaftQuestion::Append { vote, .. } | RaftQuestion::Vote { vote, .. } => vote.member,
+            RaftQuestion::Remembered { member } => *member,
         }
     }
 
@@ -266,7 +283,7 @@ mod tests {
             RaftQuestion::Append { vote, prev, committed, entries } => {
                 append_request(vote, prev, committed, entries)
             }
-            RaftQuestion::Vote { .. } => panic!("an append was made"),
+            _ => panic!("an append was made"),
         }
     }
 
@@ -318,8 +335,10 @@ mod tests {
             codec::encode(1, &EngineAnswer::Lost { is_lost: true, last }),
             codec::encode(1, &SnapshotHead { vote, name: "n".to_owned(), size_bytes: 5 }),
             codec::encode(1, &SnapshotAnswer::Done(vote)),
+            codec::encode(1, &RaftQuestion::Remembered { member: 2 }),
+            codec::encode(1, &RaftAnswer::Remembered(Some((vote, last)))),
         ];
-        let expected: [&[u8]; 11] = [
+        let expected: [&[u8]; 13] = [
             &[1, 1, 1, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 0, 2, 1, 1, 1, 1, 3, 9, 0, 1, 2, 1, 10, 1, 0],
             &[1, 1, 4, 2, 1, 1, 0, 0],
@@ -331,6 +350,8 @@ mod tests {
             &[1, 1, 3, 1, 1, 1, 3, 9],
             &[1, 1, 2, 1, 1, 1, b'n', 5],
             &[1, 1, 0, 2, 1, 1],
+            &[1, 1, 2, 2],
+            &[1, 1, 6, 1, 2, 1, 1, 1, 1, 3, 9],
         ];
         for (number, (encoded, expected)) in encoded.into_iter().zip(expected).enumerate() {
             assert_eq!(encoded.unwrap(), expected, "message {number}");

@@ -107,7 +107,7 @@ async fn write(folder: &Path) -> BTreeMap<u64, String> {
     hashes
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -146,7 +146,7 @@ fn kind(path: &str) -> &'static str {
 }
 
 /// SplitMix64: enough to pick files and places.
-struct Dice(u64);
+pub(super) struct Dice(pub u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -157,13 +157,13 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize
     }
 }
 
 /// Damages one file; says which and how.
-fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String) {
+pub(super) fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String) {
     let all = files(folder);
     let name = |path: &Path| path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
     let mut kinds: BTreeMap<&str, Vec<&PathBuf>> = BTreeMap::new();
@@ -194,7 +194,7 @@ fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String
     (chosen, how, format!("{} {how} at {at} of {used}", name(path)))
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 

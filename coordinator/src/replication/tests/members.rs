@@ -21,17 +21,43 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The coordinators there should be, as the state will tell.
-type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
+pub(super) type Desired = Arc<Mutex<BTreeMap<MemberId, Member>>>;
 
-struct Node {
-    id: MemberId,
-    engine: Engine,
-    replica: Replica,
+pub(super) struct Node {
+    pub id: MemberId,
+    pub engine: Engine,
+    pub replica: Replica,
     network: Network,
     runtime: Background,
     identity: Identity,
     address: Multiaddr,
     folder: tempfile::TempDir,
+}
+
+/// What is left of a node whose process has ended.
+pub(super) struct Stopped {
+    pub id: MemberId,
+    identity: Identity,
+    address: Multiaddr,
+    pub folder: tempfile::TempDir,
+}
+
+impl Stopped {
+    /// Starts on what is on its disk.
+    pub async fn start(self, desired: &Desired) -> Result<Node, (Stopped, Error)> {
+        let (network, runtime) = network(&self.identity, &self.address).await;
+        match open_member(config(&self.folder), Start::Resume, Some(network.clone())).await {
+            Ok((engine, replica)) => {
+                let Stopped { identity, address, folder, .. } = self;
+                // It has another number since it was recovered.
+                let id = replica.status().member;
+                let node = Node { id, engine, replica, network, runtime, identity, address, folder };
+                node.keep_membership(desired);
+                Ok(node)
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
 }
 
 /// A runtime that ends without waiting for anything.
@@ -66,12 +92,12 @@ async fn network(identity: &Identity, listen: &Multiaddr) -> (Network, Backgroun
     panic!("cannot listen on {listen}");
 }
 
-fn config(folder: &tempfile::TempDir) -> Config {
+pub(super) fn config(folder: &tempfile::TempDir) -> Config {
     Config { snapshot_entries: 60, keep_entries: 5, segment_bytes: 30_000, ..Config::new(folder.path()) }
 }
 
 impl Node {
-    async fn start(id: MemberId, desired: &Desired) -> Node {
+    pub async fn start(id: MemberId, desired: &Desired) -> Node {
         let (identity, folder) = (Identity::ephemeral(), tempfile::tempdir().unwrap());
         let (network, runtime) = network(&identity, &"/ip4/127.0.0.1/tcp/0".parse().unwrap()).await;
         let address = network.addresses()[0].clone();
@@ -88,7 +114,7 @@ impl Node {
         self.replica.keep_membership(move || Some(desired.lock().clone()));
     }
 
-    fn member(&self) -> Member {
+    pub fn member(&self) -> Member {
         Member { peer: self.network.peer().to_string(), addresses: vec![self.address.to_string()] }
     }
 
@@ -97,18 +123,19 @@ impl Node {
         self.runtime.end();
     }
 
-    /// Starts again on what is on its disk.
-    async fn restart(self, desired: &Desired) -> Node {
-        let Node { id, replica, engine, identity, address, folder, runtime, .. } = self;
-        assert!(runtime.0.is_none(), "it was killed before");
+    /// Ends it as [`Node::kill`] does, and waits until its folder is free.
+    pub async fn stop(mut self) -> Stopped {
+        self.kill();
+        let Node { id, replica, engine, identity, address, folder, .. } = self;
         replica.shutdown().await;
         drop((replica, engine));
-        let (network, runtime) = network(&identity, &address).await;
-        let (engine, replica) =
-            open_member(config(&folder), Start::Resume, Some(network.clone())).await.unwrap();
-        let node = Node { id, engine, replica, network, runtime, identity, address, folder };
-        node.keep_membership(desired);
-        node
+        Stopped { id, identity, address, folder }
+    }
+
+    /// Starts again on what is on its disk.
+    async fn restart(self, desired: &Desired) -> Node {
+        assert!(self.runtime.0.is_none(), "it was killed before");
+        self.stop().await.start(desired).await.map_err(|(_, error)| error).unwrap()
     }
 
     fn command(key: u128, action: Action) -> Command {
@@ -116,13 +143,13 @@ impl Node {
     }
 
     /// Adds a task; refusals (a second one of that name) are the test's failure.
-    async fn add(&self, name: &str) -> Result<(), Unavailable> {
+    pub async fn add(&self, name: &str) -> Result<(), Unavailable> {
         let outcome = self.engine.propose(ACCOUNT, add(name)).await?.unwrap();
         assert_added(name, &outcome);
         Ok(())
     }
 
-    fn tasks(&self) -> BTreeSet<String> {
+    pub fn tasks(&self) -> BTreeSet<String> {
         self.engine.read(|cluster| cluster.all_tasks().map(|task| task.id.to_string()).collect())
     }
 }
@@ -138,7 +165,7 @@ fn assert_added(name: &str, outcome: &Outcome) {
 }
 
 /// Everybody may speak to everybody, as the replicated allow-list will say.
-fn introduce(nodes: &[&Node]) {
+pub(super) fn introduce(nodes: &[&Node]) {
     let allowed: BTreeMap<PeerId, Role> =
         nodes.iter().map(|node| (node.network.peer(), Role::Coordinator)).collect();
     for node in nodes {
@@ -146,7 +173,7 @@ fn introduce(nodes: &[&Node]) {
     }
 }
 
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
             if let Some(found) = look() {
@@ -158,12 +185,12 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-fn voters(node: &Node) -> BTreeSet<MemberId> {
+pub(super) fn voters(node: &Node) -> BTreeSet<MemberId> {
     node.replica.members().into_iter().filter(|(_, status)| status.is_voter).map(|(id, _)| id).collect()
 }
 
 /// A cluster whose three members vote, with the account and a job for tasks.
-async fn three() -> (Vec<Node>, Desired) {
+pub(super) async fn three() -> (Vec<Node>, Desired) {
     let desired = Desired::default();
     let mut nodes = Vec::new();
     for id in 1..=3 {
@@ -185,7 +212,7 @@ async fn three() -> (Vec<Node>, Desired) {
 }
 
 /// The place of the member whose leadership is announced.
-async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
+pub(super) async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
     until("a leader", || {
         let leads = |node: &&Node| node.replica.leadership().borrow().is_ours;
         nodes.clone().find(leads).map(|node| node.id)
@@ -194,7 +221,7 @@ async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) -> MemberId {
 }
 
 /// All members have applied the same entry and have the same hash of everything ever written.
-async fn same_state(nodes: &[&Node]) {
+pub(super) async fn same_state(nodes: &[&Node]) {
     until("the same state everywhere", || {
         let states: BTreeSet<_> = nodes
             .iter()
