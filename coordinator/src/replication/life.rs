@@ -6,7 +6,7 @@ use super::driver::{self, Driver};
 use super::folder::Folder;
 use super::forward::{FORWARDED_MAX, Forwarded, HasLost};
 use super::housekeeping::keep_log_short;
-use super::log::{self, Log};
+use super::log::{self, EntryId, Log};
 use super::log_store::LogStore;
 use super::machine::Machine;
 use super::replica::Replica;
@@ -237,13 +237,30 @@ fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<O
     }
     let snapshots = folder.snapshots()?;
     let mut states = folder.states(config.store_cache_bytes)?;
-    states.open_state(log.state().purged, &snapshots, |store| Ok(machine.load(store)?))?;
+    let state = log.state();
+    let snapshot = snapshots.current().and_then(|(applied, _)| applied.id);
+    // One that came from the leader lies here before the state is made of it and the log goes.
+    let begin = if snapshot > state.last { snapshot } else { state.purged };
+    states.open_state(begin, &snapshots, |store| Ok(machine.load(store)?))?;
     let applier = Applier::open(machine.clone(), Box::new(states), snapshots)?;
+    check_log(&state, applier.applied().id, snapshot)?;
     let clock = ClockCore::new(last_stamp(&log, &applier)?);
     let view = applier.view();
     let (state_machine, applying) = StateMachine::on_thread(applier)
         .map_err(|source| Error::Io { path: config.folder.clone(), source })?;
     Ok(Opened { member, log, machine, view, state_machine, applying, clock, folder })
+}
+
+/// The log comes before the state: only what a snapshot brought was not in it. A log that is behind is an older copy,
+/// and the vote in it too.
+fn check_log(log: &log::State, applied: Option<EntryId>, snapshot: Option<EntryId>) -> Result<(), Error> {
+    let is_behind = applied > log.last && snapshot < applied;
+    let has_voted = applied.is_none_or(|id| log.vote.is_some_and(|vote| vote.term >= id.term));
+    if is_behind || !has_voted {
+        let last = log.last.map(|id| id.index);
+        return Err(Error::LogOlder { last, applied: applied.map_or(0, |id| id.index) });
+    }
+    Ok(())
 }
 
 /// The greatest stamp so far: in the log, where entries may wait to be applied, or in the state.

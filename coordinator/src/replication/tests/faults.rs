@@ -173,7 +173,9 @@ pub(super) fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static 
     // The large ones more often; the lock holds nothing.
     let order =
         ["log", "log", "log", "state", "state", "snapshot", "snapshot", "member", "version", "pointer"];
-    let chosen = order[dice.below(order.len())];
+    let drawn = order[dice.below(order.len())];
+    // A young member has no snapshot.
+    let chosen = if kinds.contains_key(drawn) { drawn } else { "log" };
     let paths = &kinds[chosen];
     let path = paths[dice.below(paths.len())];
     let mut bytes = fs::read(path).unwrap();
