@@ -235,13 +235,14 @@ fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<O
         }
         folder.set_member(member)?;
     }
-    let snapshots = folder.snapshots()?;
+    let mut snapshots = folder.snapshots()?;
     let mut states = folder.states(config.store_cache_bytes)?;
     let state = log.state();
     let snapshot = snapshots.current().and_then(|(applied, _)| applied.id);
     // One that came from the leader lies here before the state is made of it and the log goes.
     let begin = if snapshot > state.last { snapshot } else { state.purged };
     states.open_state(begin, &snapshots, |store| Ok(machine.load(store)?))?;
+    snapshots.drop_before(state.purged)?;
     let applier = Applier::open(machine.clone(), Box::new(states), snapshots)?;
     check_log(&state, applier.applied().id, snapshot)?;
     let clock = ClockCore::new(last_stamp(&log, &applier)?);
