@@ -371,7 +371,8 @@ async fn accept_data(mut incoming: Incoming, api: BlobApi, replicas: Replicas) {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let api = api.clone();
         // A signature that is bound to addresses cannot be judged here, where members have ids.
-        let caller = Caller { address: None, is_coordinator: replicas.is_coordinator(peer) };
+        let is_coordinator = replicas.is_coordinator(peer);
+        let caller = Caller { peer: Some(peer), address: None, is_coordinator };
         tokio::spawn(async move {
             match conversation(&mut stream, &api, caller).await {
                 Ok(()) => stream.close().await,

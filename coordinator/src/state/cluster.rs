@@ -255,6 +255,14 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
+            Action::Output { producer, peer, put } => {
+                self.check_producer(producer, peer)?;
+                if !matches!(**put, super::blobs::BlobAction::Put { .. }) {
+                    return Err(RefusalCode::InvalidPropertyValue.into());
+                }
+                let stamp = Stamp { index: step.index, now: step.now };
+                self.blobs.apply(stamp, step.account, put, step.batch)
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use lote_shared::model::{
     JobSpec, MetadataItem, NodeError, NodeKey, PoolId, PoolKey, PoolSpec, ResizeError, Span, StartTask,
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, Timestamp,
 };
-use lote_shared::model::{AllTasksAction, BootId, JobKey, MemberRole, TokenId};
+use lote_shared::model::{AllTasksAction, BootId, JobKey, MemberRole, Producer, TokenId};
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
 use serde::{Deserialize, Serialize};
@@ -334,6 +334,13 @@ pub enum Action {
     CoordinatorFounded {
         admission: Box<Admission>,
         member: u64,
+    },
+    /// A blob that an attempt wrote: `put` is a [`BlobAction::Put`] and applied only while that attempt's end would count.
+    /// `peer` is the host that says so.
+    Output {
+        producer: Producer,
+        peer: String,
+        put: Box<BlobAction>,
     },
 }
 

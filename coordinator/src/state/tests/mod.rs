@@ -3,6 +3,7 @@
 mod attempts;
 mod jobs;
 mod members;
+mod outputs;
 mod pools;
 mod random;
 mod replay;
