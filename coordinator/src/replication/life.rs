@@ -14,7 +14,7 @@ use super::room::Gate;
 use super::state_machine::StateMachine;
 use super::transport::{Links, Transport};
 use super::types::{self, MemberId, TypeConfig};
-use super::witness::{self, Standing};
+use super::witness;
 use super::{Config, Error, Start, failover, room, serve};
 use crate::engine::Request;
 use crate::leadership::Leadership;
@@ -94,7 +94,6 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
         }
     };
     let Opened { member, log, machine, view, state_machine, applying, clock, folder } = opened;
-    let own = Standing::of(&log.state());
     // Nothing is ever sent: that it closes is the message.
     let (flush_end, flushing) = std_mpsc::sync_channel::<()>(0);
     let flusher = {
@@ -125,11 +124,12 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 let (has_room, gate) = Gate::new(&config.folder);
                 let driver = driver.with_gate(gate.clone());
                 let (take_part, takes_part) = watch::channel(false);
+                let (tell, told) = mpsc::channel(1);
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
                 let meeting = links.clone().map_or(Ok(()), |links| {
-                    meet_others(&raft, forward, serve::Guard { gate, links, takes_part })
+                    meet_others(&raft, forward, serve::Guard { gate, links, takes_part, told: tell })
                 });
                 let begin = {
                     let (raft, links, folder) = (raft.clone(), links.clone(), config.folder.clone());
@@ -142,8 +142,9 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 };
                 tokio::spawn({
                     let (raft, view, stop) = (raft.clone(), view.clone(), stop.clone());
+                    let log = log.clone();
                     async move {
-                        if let Err(why) = witness::inquire(&raft, links.as_deref(), own, begin).await {
+                        if let Err(why) = witness::watch(&raft, links.as_deref(), &log, told, begin).await {
                             tracing::error!(why, "this member stops");
                             view.stop(why);
                             stop.send_replace(true);

@@ -12,7 +12,7 @@ use super::transfer;
 use super::transport::Links;
 use super::types::{MemberId, Types};
 use super::wire::{self, RaftAnswer, RaftQuestion};
-use super::witness::Standing;
+use super::witness::{Standing, Told};
 use lote_shared::network::{self, Incoming, PeerId, Protocol};
 use openraft::Raft;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct Guard {
     pub links: Arc<Links>,
     /// Whether this member takes part yet (see [`super::witness`]).
     pub takes_part: watch::Receiver<bool>,
+    /// Where it listens to what leaders say of it.
+    pub told: mpsc::Sender<Told>,
 }
 
 /// Serves the other members on the current runtime until the network ends.
@@ -91,6 +93,12 @@ async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, g
             raft.vote(request).await.map(RaftAnswer::from)
         }
         RaftQuestion::Remembered { member } => return Standing::answer(guard.links.memory.of(member)),
+        RaftQuestion::Confirmed { vote, last } => {
+            let known = Standing::new((vote.term, vote.member), last.map(Into::into));
+            // If one is waiting to be heard already, this one will come again.
+            let _ = guard.told.try_send((from, known));
+            return RaftAnswer::Appended;
+        }
     };
     answered.unwrap_or_else(|error| RaftAnswer::Refused(error.to_string()))
 }

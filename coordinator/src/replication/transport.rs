@@ -30,6 +30,9 @@ use std::time::Duration;
 /// election, since it hears no heartbeat meanwhile.
 const RETRY_AFTER_MS: [u64; 4] = [100, 200, 400, 800];
 
+/// How long somebody is told something that need not arrive.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
+
 pub type RaftLink = Link<RaftQuestion, RaftAnswer>;
 pub type EngineLink = Link<EngineQuestion, EngineAnswer>;
 
@@ -182,6 +185,16 @@ impl Connection {
         }
     }
 
+    /// An old disk may know nothing of this leader and so not ask it.
+    fn tell_of_its_standing(&self) {
+        let Some((links, peer)) = &self.to else { return };
+        let Some(known) = links.memory.of(self.target) else { return };
+        let link = links.raft(*peer);
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(TELL_WITHIN, link.ask(known.told())).await;
+        });
+    }
+
     fn has_confirmed(&self, vote: (u64, MemberId), entry: Option<EntryId>) -> bool {
         self.to
             .as_ref()
@@ -217,6 +230,7 @@ impl<C: Types> RaftNetwork<C> for Connection {
             // openraft takes it for granted that nobody loses what it confirmed, and ends where somebody does.
             RaftAnswer::Conflict if self.has_confirmed(vote, before) => {
                 tracing::error!(member = self.target, ?before, "a member lacks entries that it had confirmed; replace it");
+                self.tell_of_its_standing();
                 let why = format!("member {} lacks entry {before:?}, which it had confirmed", self.target);
                 Err(RPCError::Unreachable(Unreachable::new(&AnyError::error(why))))
             }

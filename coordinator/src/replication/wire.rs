@@ -120,6 +120,8 @@ pub enum RaftQuestion {
     Vote { vote: WireVote, last: Option<WireId> },
     /// How far the one who was asked, while it led, saw this member's log on stable storage.
     Remembered { member: MemberId },
+    /// From the leader with this vote: so far it saw the one who is told have its log on stable storage.
+    Confirmed { vote: WireVote, last: Option<WireId> },
 }
 
 /// The answer to a [`RaftQuestion`]. Grows only at the end.
@@ -155,7 +157,9 @@ impl RaftQuestion {
     /// The member that speaks.
     pub fn from(&self) -> MemberId {
         match self {
-            RaftQuestion::Append { vote, .. } | RaftQuestion::Vote { vote, .. } => vote.member,
+            RaftQuestion::Append { vote, .. }
+            | RaftQuestion::Vote { vote, .. }
+            | RaftQuestion::Confirmed { vote, .. } => vote.member,
             RaftQuestion::Remembered { member } => *member,
         }
     }
@@ -336,9 +340,10 @@ mod tests {
             codec::encode(1, &SnapshotHead { vote, name: "n".to_owned(), size_bytes: 5 }),
             codec::encode(1, &SnapshotAnswer::Done(vote)),
             codec::encode(1, &RaftQuestion::Remembered { member: 2 }),
+            codec::encode(1, &RaftQuestion::Confirmed { vote, last }),
             codec::encode(1, &RaftAnswer::Remembered(Some((vote, last)))),
         ];
-        let expected: [&[u8]; 13] = [
+        let expected: [&[u8]; 14] = [
             &[1, 1, 1, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 0, 2, 1, 1, 1, 1, 3, 9, 0, 1, 2, 1, 10, 1, 0],
             &[1, 1, 4, 2, 1, 1, 0, 0],
@@ -351,6 +356,7 @@ mod tests {
             &[1, 1, 2, 1, 1, 1, b'n', 5],
             &[1, 1, 0, 2, 1, 1],
             &[1, 1, 2, 2],
+            &[1, 1, 3, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 6, 1, 2, 1, 1, 1, 1, 3, 9],
         ];
         for (number, (encoded, expected)) in encoded.into_iter().zip(expected).enumerate() {

@@ -5,13 +5,13 @@
 //! others could elect a leader that lacks what was acknowledged. Only they can tell: whoever leads remembers how far
 //! each of the others had its log on stable storage. So a member with others beside it neither votes nor takes in
 //! entries until each of them has answered or [`GRACE`] has passed: one that is gone for good must not keep the rest from
-//! going on. Whoever answers later is heard all the same. If one of them remembers more than this disk holds, the
-//! member stops and says so.
+//! going on. Whoever answers later is heard all the same, and a leader that an old disk knows nothing of speaks unasked. If
+//! one of them remembers more than this disk holds, the member stops and says so.
 //!
-//! [`Inquiry`] decides and is pure; [`inquire`] asks. What cannot be noticed: that the only one who remembers is gone too,
+//! [`Inquiry`] decides and is pure; [`watch`] asks. What cannot be noticed: that the only one who remembers is gone too,
 //! which is more than the loss of one disk.
 
-use super::log::{self, EntryId};
+use super::log::{self, EntryId, Log};
 use super::transport::{Links, peer_of};
 use super::types::{Member, MemberId, TypeConfig};
 use super::wire::{RaftAnswer, RaftQuestion, WireId, WireVote};
@@ -19,6 +19,7 @@ use openraft::Raft;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// How long a member waits for answers before it takes part without them.
@@ -45,6 +46,12 @@ impl Standing {
     /// What a disk holds.
     pub fn of(state: &log::State) -> Standing {
         Standing { vote: state.vote.map_or((0, 0), |vote| (vote.term, vote.node)), last: state.last }
+    }
+
+    /// As it is told unasked; only a leader remembers.
+    pub fn told(&self) -> RaftQuestion {
+        let vote = WireVote { term: self.vote.0, member: self.vote.1, committed: true };
+        RaftQuestion::Confirmed { vote, last: self.last.map(WireId::from) }
     }
 
     /// As the answer to whoever asks.
@@ -100,6 +107,7 @@ enum Next {
 /// The questions of one start.
 #[derive(Debug)]
 struct Inquiry {
+    /// What the disk held at the start.
     own: Standing,
     others: BTreeSet<MemberId>,
 }
@@ -116,9 +124,39 @@ impl Inquiry {
     }
 }
 
-/// Asks the others until each has answered; `own` is what the disk held at the start. Calls `join` once this member may
-/// take part. Ends with the reason, if it must not.
-pub async fn inquire(
+/// What a leader says of this member, and who it is.
+pub type Told = (MemberId, Standing);
+
+/// Asks the others until each has answered, and listens to what leaders say unasked until Raft ends. Calls `join` once
+/// this member may take part. Ends with the reason, if it must not.
+pub async fn watch(
+    raft: &Raft<TypeConfig>,
+    links: Option<&Links>,
+    log: &Log,
+    mut told: mpsc::Receiver<Told>,
+    join: impl FnOnce(),
+) -> Result<(), String> {
+    let listening = async {
+        while let Some((witness, known)) = told.recv().await {
+            if Standing::of(&log.state()).is_older_than(&known) {
+                return Err(is_old(raft, witness));
+            }
+        }
+        Ok(())
+    };
+    let asking = inquire(raft, links, Standing::of(&log.state()), join);
+    futures::future::try_join(asking, listening).await.map(|((), ())| ())
+}
+
+fn is_old(raft: &Raft<TypeConfig>, witness: MemberId) -> String {
+    format!(
+        "the data folder is an older copy: member {witness} remembers entries that this member {} had confirmed and that \
+         are missing here; start with an empty folder and `lote coordinator --join … --replace`, or see `lote recover`",
+        raft.metrics().borrow().id
+    )
+}
+
+async fn inquire(
     raft: &Raft<TypeConfig>,
     links: Option<&Links>,
     own: Standing,
@@ -137,14 +175,7 @@ pub async fn inquire(
     let mut answers = Vec::new();
     loop {
         let asked = match inquiry.next(&answers) {
-            Next::Older(witness) => {
-                return Err(format!(
-                    "the data folder is an older copy: member {witness} remembers entries that this member {} had \
-                     confirmed and that are missing here; start with an empty folder and `lote coordinator --join … \
-                     --replace`, or see `lote recover`",
-                    metrics.id
-                ));
-            }
+            Next::Older(witness) => return Err(is_old(raft, witness)),
             Next::Done => {
                 join.take().into_iter().for_each(|join| join());
                 return Ok(());

@@ -184,6 +184,7 @@ impl Round {
     /// Waits until everybody who runs has the same state, or has been told by the others that its disk is old.
     async fn settle(&mut self, kinds: &BTreeMap<MemberId, String>, refused: &mut Vec<(MemberId, &'static str)>) {
         let nodes = &self.nodes;
+        let looking = Looking(nodes);
         until("the same state, or a refusal", || {
             if nodes.len() - nodes.iter().filter(|node| has_stopped(node)).count() < 2 {
                 return Some(()); // No quorum: nothing more can be waited for.
@@ -197,6 +198,7 @@ impl Round {
             (states.len() == 1 && is_led).then_some(())
         })
         .await;
+        drop(looking);
         let (stopped, running): (Vec<_>, Vec<_>) = self.nodes.drain(..).partition(has_stopped);
         self.nodes = running;
         for node in stopped {
@@ -267,6 +269,19 @@ impl Round {
         let digests: BTreeSet<_> = nodes.iter().map(|node| node.engine.read(Cluster::digest)).collect();
         assert_eq!(digests.len(), 1, "the states differ although their hashes do not");
         self.note_leaders();
+    }
+}
+
+/// Shows what everybody was at when nothing came of it.
+struct Looking<'a>(&'a [Node]);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in self.0 {
+                eprintln!("{:?}\n  {:?}", node.replica.status(), node.replica.members());
+            }
+        }
     }
 }
 
