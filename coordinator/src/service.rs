@@ -177,7 +177,6 @@ impl Coordinator {
         tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
-        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: chunks.clone() };
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone(), leadership.clone()));
         tokio::spawn(node_files::serve(network.accept(Protocol::Files)?, Arc::clone(&files)));
         let metrics = Arc::new(Metrics::default());
@@ -191,6 +190,7 @@ impl Coordinator {
         let replicas = Replicas::new(network.clone(), others);
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
             .with_replicas(replicas.clone());
+        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: blob_api.chunks.clone() };
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
