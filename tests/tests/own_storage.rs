@@ -124,8 +124,12 @@ impl World {
             condition: UploadCondition::TaskCompletion,
         };
         let node_root = directory.clone();
-        let place =
-            Place { node_root, directories: TaskLayout { directory }, environment: Default::default(), producer: None };
+        let place = Place {
+            node_root,
+            directories: TaskLayout { directory },
+            environment: Default::default(),
+            producer: None,
+        };
         upload_all(&self.store, &[&file], &place, RETRIES).await
     }
 

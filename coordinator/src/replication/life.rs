@@ -296,9 +296,10 @@ async fn join<M: Machine>(
     let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
     let settings = Arc::new(raft_config(config)?);
     let transport = Transport::new(member, links);
-    let raft = Raft::new(member, settings, transport, LogStore::of_member(log.clone(), member), state_machine)
-        .await
-        .map_err(|error| failed(&error))?;
+    let raft =
+        Raft::new(member, settings, transport, LogStore::of_member(log.clone(), member), state_machine)
+            .await
+            .map_err(|error| failed(&error))?;
     let is_initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
     match start {
         // A folder that waits to be added under another number founds nothing.

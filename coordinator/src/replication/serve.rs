@@ -75,9 +75,12 @@ async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, g
         return RaftAnswer::Refused(format!("peer `{peer}` is not member {from}"));
     }
     if !*guard.takes_part.borrow() && !matches!(question, RaftQuestion::Remembered { .. }) {
-        return RaftAnswer::Refused("it has just started and asks the others what they know of it".to_owned());
+        return RaftAnswer::Refused(
+            "it has just started and asks the others what they know of it".to_owned(),
+        );
     }
-    if matches!(&question, RaftQuestion::Append { entries, .. } if !entries.is_empty()) && !guard.gate.is_open()
+    if matches!(&question, RaftQuestion::Append { entries, .. } if !entries.is_empty())
+        && !guard.gate.is_open()
     {
         return RaftAnswer::Refused("its disk is full".to_owned());
     }
@@ -103,7 +106,11 @@ async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, g
     answered.unwrap_or_else(|error| RaftAnswer::Refused(error.to_string()))
 }
 
-async fn accept_snapshots<C: Types>(mut incoming: Incoming, raft: Raft<C>, takes_part: watch::Receiver<bool>) {
+async fn accept_snapshots<C: Types>(
+    mut incoming: Incoming,
+    raft: Raft<C>,
+    takes_part: watch::Receiver<bool>,
+) {
     // One at a time. A stream that is dropped makes its sender come back later.
     let turn = Arc::new(Semaphore::new(1));
     while let Some((peer, mut stream)) = incoming.next().await {

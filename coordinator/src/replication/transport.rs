@@ -196,9 +196,7 @@ impl Connection {
     }
 
     fn has_confirmed(&self, vote: (u64, MemberId), entry: Option<EntryId>) -> bool {
-        self.to
-            .as_ref()
-            .is_some_and(|(links, _)| links.memory.has_confirmed(self.target, vote, entry))
+        self.to.as_ref().is_some_and(|(links, _)| links.memory.has_confirmed(self.target, vote, entry))
     }
 
     fn nonsense(&self, answer: &RaftAnswer) -> RpcError {
@@ -229,7 +227,11 @@ impl<C: Types> RaftNetwork<C> for Connection {
             }
             // openraft takes it for granted that nobody loses what it confirmed, and ends where somebody does.
             RaftAnswer::Conflict if self.has_confirmed(vote, before) => {
-                tracing::error!(member = self.target, ?before, "a member lacks entries that it had confirmed; replace it");
+                tracing::error!(
+                    member = self.target,
+                    ?before,
+                    "a member lacks entries that it had confirmed; replace it"
+                );
                 self.tell_of_its_standing();
                 let why = format!("member {} lacks entry {before:?}, which it had confirmed", self.target);
                 Err(RPCError::Unreachable(Unreachable::new(&AnyError::error(why))))

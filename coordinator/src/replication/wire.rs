@@ -116,12 +116,25 @@ pub struct WireEntry {
 /// What a member asks on a Raft stream. Grows only at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RaftQuestion {
-    Append { vote: WireVote, prev: Option<WireId>, committed: Option<WireId>, entries: Vec<WireEntry> },
-    Vote { vote: WireVote, last: Option<WireId> },
+    Append {
+        vote: WireVote,
+        prev: Option<WireId>,
+        committed: Option<WireId>,
+        entries: Vec<WireEntry>,
+    },
+    Vote {
+        vote: WireVote,
+        last: Option<WireId>,
+    },
     /// How far the one who was asked, while it led, saw this member's log on stable storage.
-    Remembered { member: MemberId },
+    Remembered {
+        member: MemberId,
+    },
     /// From the leader with this vote: so far it saw the one who is told have its log on stable storage.
-    Confirmed { vote: WireVote, last: Option<WireId> },
+    Confirmed {
+        vote: WireVote,
+        last: Option<WireId>,
+    },
 }
 
 /// The answer to a [`RaftQuestion`]. Grows only at the end.

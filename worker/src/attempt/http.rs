@@ -7,8 +7,8 @@
 use super::transfer::{Error, Listed, Page, Sink, Source};
 use base64::Engine;
 use futures::future::BoxFuture;
-use lote_shared::model::Producer;
 use futures::{StreamExt, TryStreamExt, stream};
+use lote_shared::model::Producer;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use quick_xml::events::Event;

@@ -72,7 +72,8 @@ async fn content_goes_up_without_what_is_there_and_is_committed() {
         client.give(&store, &manifest).await.unwrap();
         let headers = BlobHeaders { content_type: Some("text/plain".into()), ..BlobHeaders::default() };
         let target = url(&rig, "cont/out", "w");
-        let etag = client.commit(&target, &manifest, headers, vec![("k".into(), "v".into())], None).await.unwrap();
+        let etag =
+            client.commit(&target, &manifest, headers, vec![("k".into(), "v".into())], None).await.unwrap();
         let get = rig.get("/acct/cont/out").await;
         assert!(get.body == data);
         assert_eq!(get.header("etag"), format!("\"{etag}\""));

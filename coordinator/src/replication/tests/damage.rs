@@ -118,7 +118,8 @@ impl Round {
         same_state(&self.nodes.iter().collect::<Vec<_>>()).await;
         self.note_leaders();
         // How many are stopped, and how many of them are damaged.
-        let (stopped, damaged) = [(1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 1)][self.dice.below(8)];
+        let (stopped, damaged) =
+            [(1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 1)][self.dice.below(8)];
         let mut down = Vec::new();
         for _ in 0..stopped {
             let node = self.nodes.remove(self.dice.below(self.nodes.len()));
@@ -182,7 +183,11 @@ impl Round {
     }
 
     /// Waits until everybody who runs has the same state, or has been told by the others that its disk is old.
-    async fn settle(&mut self, kinds: &BTreeMap<MemberId, String>, refused: &mut Vec<(MemberId, &'static str)>) {
+    async fn settle(
+        &mut self,
+        kinds: &BTreeMap<MemberId, String>,
+        refused: &mut Vec<(MemberId, &'static str)>,
+    ) {
         let nodes = &self.nodes;
         let looking = Looking(nodes);
         until("the same state, or a refusal", || {

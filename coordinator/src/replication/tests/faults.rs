@@ -329,6 +329,54 @@ async fn missing_folders_are_made_anew_or_refused() {
     }
 }
 
+/// Nothing is damaged, but parts of the folder are from another time.
+#[tokio::test]
+async fn an_older_log_is_refused_and_older_rows_and_snapshots_are_made_anew() {
+    let base = tempfile::tempdir().unwrap();
+    let (folder, older) = (base.path().join("folder"), base.path().join("older"));
+    let commands = history();
+    let half = commands.len() / 2;
+    let mut hash = String::new();
+    for (part, keep) in [(&commands[..half], true), (&commands[half..], false)] {
+        let member = Member::start(&folder).await.unwrap();
+        for command in part {
+            member.engine.propose_command(command.clone()).await.unwrap().ok();
+        }
+        // A snapshot of each half, and a log that begins after it.
+        member.replica.snapshot().await.unwrap();
+        let wanted = member.replica.status().applied;
+        for _ in 0..1_000 {
+            if member.replica.status().snapshot >= wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        hash.clone_from(&member.replica.status().state_hash);
+        member.replica.shutdown().await;
+        if keep {
+            copy(&folder, &older);
+        }
+    }
+    for (part, starts) in [("raft/log", false), ("state", true), ("raft/snapshots", true)] {
+        let mixed = base.path().join(part.replace('/', "-"));
+        copy(&folder, &mixed);
+        fs::remove_dir_all(mixed.join(part)).unwrap();
+        copy(&older.join(part), &mixed.join(part));
+        match Member::start(&mixed).await {
+            Ok(member) => {
+                assert!(starts, "an older {part} goes unnoticed");
+                member.replica.shutdown().await;
+            }
+            Err(error) => {
+                assert!(!starts, "{part}: {error}");
+                assert!(error.to_string().contains("lote recover"), "{part}: {error}");
+                let recovery = force_single(&mixed).unwrap();
+                assert_eq!(recovery.state_hash, hash, "{recovery:?}");
+            }
+        }
+    }
+}
+
 /// A crash between the moves of a recovery: refused, and finished by the next one.
 #[tokio::test]
 async fn an_interrupted_recovery_is_finished_by_the_next_one() {

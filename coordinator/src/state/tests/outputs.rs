@@ -28,7 +28,8 @@ impl Outputs {
     /// Has a new content written as the output of an attempt by the host of this node.
     fn write_as(&mut self, node: NodeKey, attempt: AttemptRef, peer: &str) -> Result<(), RefusalCode> {
         self.written += 1;
-        let content = Manifest { length: self.written, root: ChunkId([self.written as u8; 32]), tree: Tree::Chunk };
+        let content =
+            Manifest { length: self.written, root: ChunkId([self.written as u8; 32]), tree: Tree::Chunk };
         let put = BlobAction::Put {
             container: "cont".to_owned(),
             blob: "out".to_owned(),
