@@ -188,7 +188,6 @@ impl Coordinator {
         tokio::spawn(accept_sessions(sessions, Arc::clone(&tree), members.clone()));
 
         let chunks = ChunkStore::open(&config.data_dir.join("chunks"))?;
-        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: chunks.clone() };
         let files = Arc::new(HostFiles::new(engine.clone(), network.clone(), leadership.clone()));
         tokio::spawn(node_files::serve(network.accept(Protocol::Files)?, Arc::clone(&files)));
         let metrics = Arc::new(Metrics::default());
@@ -207,6 +206,7 @@ impl Coordinator {
         let replicas = Replicas::new(network.clone(), others);
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
             .with_replicas(replicas.clone());
+        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: blob_api.chunks.clone() };
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
         tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
@@ -388,7 +388,8 @@ async fn accept_data(mut incoming: Incoming, api: BlobApi, replicas: Replicas) {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let api = api.clone();
         // A signature that is bound to addresses cannot be judged here, where members have ids.
-        let caller = Caller { address: None, is_coordinator: replicas.is_coordinator(peer) };
+        let is_coordinator = replicas.is_coordinator(peer);
+        let caller = Caller { peer: Some(peer), address: None, is_coordinator };
         tokio::spawn(async move {
             match conversation(&mut stream, &api, caller).await {
                 Ok(()) => stream.close().await,

@@ -8,7 +8,8 @@ use lote_coordinator::state::blobs::BlobAction;
 use lote_coordinator::state::{Action, testing};
 use lote_shared::chunks::ChunkStore;
 use lote_shared::model::{
-    ContainerDestination, FailureInfo, OutputFile, ResourceFile, ResourceSource, UploadCondition,
+    Attempt, AttemptRef, ContainerDestination, FailureInfo, NodeKey, OutputFile, Producer, ResourceFile,
+    ResourceSource, TaskKey, UploadCondition,
 };
 use lote_shared::network::{Config, Identity, Network, Role};
 use lote_worker::attempt::fetch::fetch_all;
@@ -123,8 +124,12 @@ impl World {
             condition: UploadCondition::TaskCompletion,
         };
         let node_root = directory.clone();
-        let place =
-            Place { node_root, directories: TaskLayout { directory }, environment: Default::default() };
+        let place = Place {
+            node_root,
+            directories: TaskLayout { directory },
+            environment: Default::default(),
+            producer: None,
+        };
         upload_all(&self.store, &[&file], &place, RETRIES).await
     }
 
@@ -207,7 +212,7 @@ fn outputs_are_committed_with_their_headers() {
         for length in [0, 12, 2_100_000] {
             std::fs::write(&file, content(length)).unwrap();
             let container = world.url("cont", "", "racw");
-            let sent = world.store.upload(&container, "dir/o ut", &file, &headers).await.unwrap();
+            let sent = world.store.upload(&container, "dir/o ut", &file, &headers, None).await.unwrap();
             assert_eq!(sent, length as u64);
             let answer = world.get("/dir/o%20ut").await;
             let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
@@ -217,6 +222,23 @@ fn outputs_are_committed_with_their_headers() {
             assert!(answer.headers().contains_key("content-md5"));
             assert!(answer.bytes().await.unwrap() == content(length));
         }
+    });
+}
+
+#[test]
+fn an_output_of_an_attempt_that_nobody_knows_replaces_nothing() {
+    with_world(async |world| {
+        let file = world.folder.path().join("out");
+        let container = world.url("cont", "", "racw");
+        std::fs::write(&file, "of the current attempt").unwrap();
+        world.store.upload(&container, "out", &file, &[], None).await.unwrap();
+        std::fs::write(&file, "of one that was given up").unwrap();
+        let attempt = AttemptRef { task: TaskKey(1), attempt: Attempt(1) };
+        let producer = Some(Producer { node: NodeKey(1), attempt });
+        let error = world.store.upload(&container, "out", &file, &[], producer).await.unwrap_err();
+        assert!(matches!(&error, Error::Refused(why) if why.contains("given up")), "{error}");
+        assert!(!error.is_transient());
+        assert_eq!(world.get("/out").await.text().await.unwrap(), "of the current attempt");
     });
 }
 

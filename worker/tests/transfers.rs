@@ -255,7 +255,12 @@ impl Task {
     fn place(&self) -> Place {
         let directory = self.root.path().join("workitems/j/job-1/t");
         let environment = [("AZ_BATCH_TASK_ID".to_owned(), "t".to_owned())].into();
-        Place { node_root: self.root.path().to_owned(), directories: TaskLayout { directory }, environment }
+        Place {
+            node_root: self.root.path().to_owned(),
+            directories: TaskLayout { directory },
+            environment,
+            producer: None,
+        }
     }
 
     async fn upload(&self, files: &[OutputFile]) -> Option<FailureInfo> {

@@ -14,6 +14,8 @@ use lote_shared::chunks::fetch::{self, receive_chunk};
 use lote_shared::chunks::seal::Seal;
 use lote_shared::chunks::store::Group;
 use lote_shared::chunks::{self, ChunkId, Manifest};
+use lote_shared::model::Producer;
+use lote_shared::network::PeerId;
 use lote_shared::protocol::data::{
     self, Blob, BlobHeaders, Error, HAVE_MAX, LIST_MAX, Request, Response, StreamError,
 };
@@ -28,6 +30,8 @@ const HEADER_MAX: usize = 1024;
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caller {
+    /// Who it is; outputs are taken only from the host that ran the attempt.
+    pub peer: Option<PeerId>,
     /// Its address, for signatures bound to one.
     pub address: Option<IpAddr>,
     /// Another coordinator: it may have chunks kept, and is not sent on to itself for those that are not here.
@@ -85,9 +89,12 @@ impl Server<'_> {
             Request::Resolve { url } => self.resolve(&url).await,
             Request::List { url, prefix, from, max } => self.list(&url, &prefix, &from, max).await,
             Request::Commit { url, manifest, headers, metadata } => {
-                self.commit(&url, manifest, headers, metadata).await
+                self.commit(&url, manifest, headers, metadata, None).await
             }
             Request::Keep => self.keep().await,
+            Request::Output { producer, url, manifest, headers, metadata } => {
+                self.commit(&url, manifest, headers, metadata, Some(producer)).await
+            }
         };
         Ok((response.unwrap_or_else(Response::Error), None))
     }
@@ -162,6 +169,7 @@ impl Server<'_> {
         manifest: Manifest,
         headers: BlobHeaders,
         metadata: Vec<(String, String)>,
+        producer: Option<Producer>,
     ) -> Result<Response, Error> {
         let Target { account, container, blob, only_if_new } =
             access::open(self.api, url, Operation::PutBlob, self.caller.address)?;
@@ -187,7 +195,13 @@ impl Server<'_> {
             metadata,
             composed: None,
         };
-        let reply = self.api.backend.propose(account, action).await;
+        let reply = match (producer, self.caller.peer) {
+            (None, _) => self.api.backend.propose(account, action).await,
+            (Some(producer), Some(peer)) => {
+                self.api.backend.propose_output(account, producer, peer.to_string(), action).await
+            }
+            (Some(_), None) => return Err(Error::Denied("an output comes from a host".into())),
+        };
         match reply.map_err(|error| Error::Busy(error.to_string()))? {
             Ok(Outcome::Blob(version)) => Ok(Response::Committed { etag: version.etag_text() }),
             Ok(_) => Err(Error::Failed("an unexpected outcome".into())),
@@ -240,6 +254,7 @@ fn refused(code: RefusalCode) -> Error {
     match code {
         RefusalCode::ContainerNotFound => Error::ContainerNotFound,
         RefusalCode::BlobNotFound => Error::BlobNotFound,
+        RefusalCode::Fenced => Error::Fenced,
         other => Error::Failed(format!("{other:?}")),
     }
 }

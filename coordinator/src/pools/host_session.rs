@@ -188,8 +188,15 @@ async fn welcome_and_run(
         software: hello.software.clone(),
         machine: hello.machine.clone(),
     };
-    let Outcome::HostJoined(host) = parts.engine.propose(crate::state::keys::CLUSTER, joined).await?? else {
-        return Err(Error::Ended);
+    let host = match parts.engine.propose(crate::state::keys::CLUSTER, joined).await? {
+        Ok(Outcome::HostJoined(host)) => host,
+        Ok(_) => return Err(Error::Ended),
+        Err(refusal) => {
+            // Whoever looks at that host has to learn it there.
+            stream.send(&Answer::Refused(refusal.to_string())).await?;
+            stream.close().await;
+            return Err(refusal.into());
+        }
     };
     let plan = parts.engine.read(|cluster| Reconciliation::of(cluster, host, &hello.attempts));
     settle_missing(&parts.engine, &plan).await?;

@@ -145,6 +145,11 @@ impl View {
     pub fn stopped(&self) -> Option<String> {
         self.inner.lock().stopped.clone()
     }
+
+    /// From now on nothing is applied.
+    pub fn stop(&self, why: String) {
+        self.inner.lock().stopped.get_or_insert(why);
+    }
 }
 
 pub struct Applier<M> {

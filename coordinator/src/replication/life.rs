@@ -6,7 +6,7 @@ use super::driver::{self, Driver};
 use super::folder::{Folder, note_version};
 use super::forward::{FORWARDED_MAX, Forwarded, HasLost};
 use super::housekeeping::keep_log_short;
-use super::log::{self, Log};
+use super::log::{self, EntryId, Log};
 use super::log_store::LogStore;
 use super::machine::Machine;
 use super::replica::Replica;
@@ -15,6 +15,7 @@ use super::skew::watch::{Clocks, watch_clocks};
 use super::state_machine::StateMachine;
 use super::transport::{Links, Transport};
 use super::types::{self, MemberId, TypeConfig};
+use super::witness;
 use super::{Config, Error, Start, failover, room, serve};
 use crate::engine::Request;
 use crate::leadership::Leadership;
@@ -44,6 +45,8 @@ fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
         max_in_snapshot_log_to_keep: config.keep_entries,
         purge_batch_size: config.keep_entries.clamp(1, 1_000),
+        // Until the others have said what they know of this member.
+        enable_elect: false,
         ..openraft::Config::default()
     };
     settings.validate().map_err(|error| Error::Raft(error.to_string()))
@@ -130,23 +133,42 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                 ));
                 let (has_room, gate) = Gate::new(&config.folder, clocks.clone());
                 let driver = driver.with_gate(gate.clone());
-                tokio::spawn(room::watch_disk(raft.clone(), config.folder.clone(), has_room, clocks.clone()));
+                let (take_part, takes_part) = watch::channel(false);
+                let (tell, told) = mpsc::channel(1);
                 tokio::spawn(keep_log_short(raft.clone(), log.clone(), config.log_bytes_max));
                 let runtime = tokio::runtime::Handle::current();
                 let log = log.clone();
-                let raft_too = raft.clone();
-                let replica = Replica {
-                    raft: raft_too,
-                    view,
-                    log,
-                    leadership,
-                    clocks: clocks.clone(),
-                    runtime,
-                    stop,
-                    ended,
+                let meeting = links.clone().map_or(Ok(()), |links| {
+                    meet_others(
+                        &raft,
+                        machine,
+                        forward,
+                        serve::Guard { gate, links, takes_part, told: tell, time },
+                    )
+                });
+                let begin = {
+                    let (raft, links, folder) = (raft.clone(), links.clone(), config.folder.clone());
+                    let clocks = clocks.clone();
+                    move || {
+                        take_part.send_replace(true);
+                        // It has Raft stand for election as long as there is room.
+                        tokio::spawn(room::watch_disk(raft.clone(), folder, has_room, clocks.clone()));
+                        links.map(|links| tokio::spawn(failover::watch(raft, links, clocks)));
+                    }
                 };
-                let meeting = links
-                    .map_or(Ok(()), |links| meet_others(&raft, machine, time, links, forward, gate, clocks));
+                tokio::spawn({
+                    let (raft, view, stop) = (raft.clone(), view.clone(), stop.clone());
+                    let log = log.clone();
+                    async move {
+                        if let Err(why) = witness::watch(&raft, links.as_deref(), &log, told, begin).await {
+                            tracing::error!(why, "this member stops");
+                            view.stop(why);
+                            stop.send_replace(true);
+                        }
+                    }
+                });
+                let replica =
+                    Replica { raft: raft.clone(), view, log, leadership, clocks, runtime, stop, ended };
                 if started.send(meeting.map(|()| (replica, is_only_voter))).is_ok() {
                     driver.run(queue, stopping).await;
                 }
@@ -177,18 +199,15 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
 fn meet_others<M: Machine>(
     raft: &Raft<TypeConfig>,
     machine: StateMachine<M>,
-    time: Arc<dyn Time>,
-    links: Arc<Links>,
     forward: mpsc::Sender<Forwarded>,
-    gate: Gate,
-    clocks: watch::Receiver<Clocks>,
+    guard: serve::Guard,
 ) -> Result<(), Error> {
+    let links = guard.links.clone();
     let has_lost: HasLost = {
         let (raft, links) = (raft.clone(), links.clone());
         Arc::new(move |member| failover::has_lost(&raft, &links, member))
     };
-    serve::start(links.network(), raft, machine, time, forward, has_lost, gate)?;
-    tokio::spawn(failover::watch(raft.clone(), links.clone(), clocks));
+    serve::start(raft, machine, forward, has_lost, guard)?;
     let mut server = raft.server_metrics();
     tokio::spawn(async move {
         let mut known = None;
@@ -235,17 +254,35 @@ fn open<M: Machine>(config: &Config, start: &Start, machine: Arc<M>) -> Result<O
         }
         folder.set_member(member)?;
     }
-    let snapshots = folder.snapshots()?;
+    let mut snapshots = folder.snapshots()?;
     let mut states = folder.states(config.store_cache_bytes)?;
-    states.open_state(log.state().purged, &snapshots, |store| Ok(machine.load(store)?))?;
+    let state = log.state();
+    let snapshot = snapshots.current().and_then(|(applied, _)| applied.id);
+    // One that came from the leader lies here before the state is made of it and the log goes.
+    let begin = if snapshot > state.last { snapshot } else { state.purged };
+    states.open_state(begin, &snapshots, |store| Ok(machine.load(store)?))?;
+    snapshots.drop_before(state.purged)?;
     // For an older build that is started here one day; what is raised later is noted by `versions`.
     note_version(&config.folder, machine.version())?;
     let applier = Applier::open(machine.clone(), Box::new(states), snapshots)?;
+    check_log(&state, applier.applied().id, snapshot)?;
     let clock = ClockCore::new(last_stamp(&log, &applier)?);
     let view = applier.view();
     let (state_machine, applying) = StateMachine::on_thread(applier)
         .map_err(|source| Error::Io { path: config.folder.clone(), source })?;
     Ok(Opened { member, log, machine, view, state_machine, applying, clock, folder })
+}
+
+/// The log comes before the state: only what a snapshot brought was not in it. A log that is behind is an older copy,
+/// and the vote in it too.
+fn check_log(log: &log::State, applied: Option<EntryId>, snapshot: Option<EntryId>) -> Result<(), Error> {
+    let is_behind = applied > log.last && snapshot < applied;
+    let has_voted = applied.is_none_or(|id| log.vote.is_some_and(|vote| vote.term >= id.term));
+    if is_behind || !has_voted {
+        let last = log.last.map(|id| id.index);
+        return Err(Error::LogOlder { last, applied: applied.map_or(0, |id| id.index) });
+    }
+    Ok(())
 }
 
 /// The greatest stamp so far: in the log, where entries may wait to be applied, or in the state.
@@ -278,9 +315,10 @@ async fn join<M: Machine>(
     let failed = |error: &dyn std::fmt::Display| Error::Raft(error.to_string());
     let settings = Arc::new(raft_config(config)?);
     let transport = Transport::new(member, links);
-    let raft = Raft::new(member, settings, transport, LogStore::new(log.clone()), state_machine)
-        .await
-        .map_err(|error| failed(&error))?;
+    let raft =
+        Raft::new(member, settings, transport, LogStore::of_member(log.clone(), member), state_machine)
+            .await
+            .map_err(|error| failed(&error))?;
     let is_initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
     match start {
         // A folder that waits to be added under another number founds nothing.

@@ -22,11 +22,20 @@ const SEND_BYTES_MAX: usize = super::wire::APPEND_BYTES_MAX;
 #[derive(Debug, Clone)]
 pub struct LogStore {
     log: Arc<Log>,
+    /// Whose log it is, if it may have led before.
+    me: Option<MemberId>,
 }
 
 impl LogStore {
     pub fn new(log: Arc<Log>) -> LogStore {
-        LogStore { log }
+        LogStore { log, me: None }
+    }
+
+    /// The log of a member that may have led before it was stopped. openraft would have it go on as the leader of its old
+    /// term at once; on an older copy of its disk it would then give the same places to other entries. It stands for
+    /// election like everybody else.
+    pub fn of_member(log: Arc<Log>, me: MemberId) -> LogStore {
+        LogStore { log, me: Some(me) }
     }
 
     fn read<C: Types>(
@@ -118,7 +127,7 @@ impl<C: Types> RaftLogStorage<C> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote<MemberId>>, StorageError<MemberId>> {
         Ok(self.log.state().vote.map(|vote| {
-            if vote.committed {
+            if vote.committed && self.me != Some(vote.node) {
                 RaftVote::new_committed(vote.term, vote.node)
             } else {
                 RaftVote::new(vote.term, vote.node)

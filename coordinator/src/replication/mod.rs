@@ -47,6 +47,7 @@ mod transport;
 mod types;
 mod waiting;
 mod wire;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -159,6 +160,12 @@ pub enum Error {
          see `lote recover`"
     )]
     StateLost { snapshot: Option<u64>, purged: u64 },
+    /// Damaged nowhere, and yet what it forgot was acknowledged.
+    #[error(
+        "the log is an older copy of itself: it ends at entry {last:?}, or its vote is from before, and the state has \
+         entry {applied}; see `lote recover`"
+    )]
+    LogOlder { last: Option<u64>, applied: u64 },
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
     #[error("the state cannot be loaded: {0}; see `lote recover`")]

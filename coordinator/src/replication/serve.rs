@@ -12,28 +12,42 @@ use super::machine::Machine;
 use super::room::Gate;
 use super::state_machine::StateMachine;
 use super::transfer;
+use super::transport::Links;
 use super::types::{MemberId, Types};
 use super::wire::{self, RaftAnswer, RaftQuestion};
-use lote_shared::network::{self, Incoming, Network, PeerId, Protocol};
+use super::witness::{Standing, Told};
+use lote_shared::network::{self, Incoming, PeerId, Protocol};
 use openraft::Raft;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Requests of one stream that are with Raft at a time.
 const AT_ONCE_MAX: usize = 32;
 
+/// What is looked at before Raft hears of a question.
+#[derive(Clone)]
+pub struct Guard {
+    pub gate: Gate,
+    pub links: Arc<Links>,
+    /// Whether this member takes part yet (see [`super::witness`]).
+    pub takes_part: watch::Receiver<bool>,
+    /// Where it listens to what leaders say of it.
+    pub told: mpsc::Sender<Told>,
+    pub time: Arc<dyn Time>,
+}
+
 /// Serves the other members on the current runtime until the network ends.
 pub fn start<C: Types, M: Machine>(
-    network: &Network,
     raft: &Raft<C>,
     machine: StateMachine<M>,
-    time: Arc<dyn Time>,
     driver: mpsc::Sender<Forwarded>,
     has_lost: HasLost,
-    gate: Gate,
+    guard: Guard,
 ) -> Result<(), network::Error> {
-    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), time, gate));
-    tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone(), machine));
+    let network = guard.links.network().clone();
+    let takes_part = guard.takes_part.clone();
+    tokio::spawn(accept_raft(network.accept(Protocol::Raft)?, raft.clone(), guard));
+    tokio::spawn(accept_snapshots(network.accept(Protocol::Snapshot)?, raft.clone(), machine, takes_part));
     tokio::spawn(accept_engine(network.accept(Protocol::Engine)?, driver, has_lost));
     Ok(())
 }
@@ -46,11 +60,11 @@ fn is_speaker<C: Types>(raft: &Raft<C>, peer: PeerId, member: MemberId) -> bool 
     known.is_none_or(|known| known.peer.is_empty() || known.peer == peer.to_string())
 }
 
-async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, time: Arc<dyn Time>, gate: Gate) {
+async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, guard: Guard) {
     while let Some((peer, stream)) = incoming.next().await {
-        let (raft, time, gate) = (raft.clone(), time.clone(), gate.clone());
+        let (raft, guard) = (raft.clone(), guard.clone());
         let serving = async move {
-            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question, &*time, &gate);
+            let answer = |question: RaftQuestion| answer(raft.clone(), peer, question, &guard);
             if let Err(error) = link::answer_all(stream, AT_ONCE_MAX, answer).await {
                 tracing::debug!(%peer, %error, "a stream of Raft ended");
             }
@@ -59,19 +73,20 @@ async fn accept_raft<C: Types>(mut incoming: Incoming, raft: Raft<C>, time: Arc<
     }
 }
 
-async fn answer<C: Types>(
-    raft: Raft<C>,
-    peer: PeerId,
-    question: RaftQuestion,
-    time: &dyn Time,
-    gate: &Gate,
-) -> RaftAnswer {
+async fn answer<C: Types>(raft: Raft<C>, peer: PeerId, question: RaftQuestion, guard: &Guard) -> RaftAnswer {
     let from = question.from();
     if !is_speaker(&raft, peer, from) {
         tracing::warn!(%peer, member = from, "a coordinator spoke as another; not heard");
         return RaftAnswer::Refused(format!("peer `{peer}` is not member {from}"));
     }
-    if matches!(&question, RaftQuestion::Append { entries, .. } if !entries.is_empty()) && !gate.is_open() {
+    if !*guard.takes_part.borrow() && !matches!(question, RaftQuestion::Remembered { .. }) {
+        return RaftAnswer::Refused(
+            "it has just started and asks the others what they know of it".to_owned(),
+        );
+    }
+    if matches!(&question, RaftQuestion::Append { entries, .. } if !entries.is_empty())
+        && !guard.gate.is_open()
+    {
         return RaftAnswer::Refused("its disk is full".to_owned());
     }
     let answered = match question {
@@ -85,7 +100,14 @@ async fn answer<C: Types>(
             let request = openraft::raft::VoteRequest::new(vote.into(), last.map(Into::into));
             raft.vote(request).await.map(RaftAnswer::from)
         }
-        RaftQuestion::Clock { .. } => return RaftAnswer::Clock { wall_ms: time.read().wall.0 },
+        RaftQuestion::Clock { .. } => return RaftAnswer::Clock { wall_ms: guard.time.read().wall.0 },
+        RaftQuestion::Remembered { member } => return Standing::answer(guard.links.memory.of(member)),
+        RaftQuestion::Confirmed { vote, last } => {
+            let known = Standing::new((vote.term, vote.member), last.map(Into::into));
+            // If one is waiting to be heard already, this one will come again.
+            let _ = guard.told.try_send((from, known));
+            return RaftAnswer::Appended;
+        }
     };
     answered.unwrap_or_else(|error| RaftAnswer::Refused(error.to_string()))
 }
@@ -94,10 +116,14 @@ async fn accept_snapshots<C: Types, M: Machine>(
     mut incoming: Incoming,
     raft: Raft<C>,
     machine: StateMachine<M>,
+    takes_part: watch::Receiver<bool>,
 ) {
     // One at a time. A stream that is dropped makes its sender come back later.
     let turn = Arc::new(Semaphore::new(1));
     while let Some((peer, mut stream)) = incoming.next().await {
+        if !*takes_part.borrow() {
+            continue;
+        }
         let Ok(turn) = turn.clone().try_acquire_owned() else {
             tracing::debug!(%peer, "a second snapshot is not taken in");
             continue;

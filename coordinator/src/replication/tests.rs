@@ -2,6 +2,7 @@
 //! over libp2p.
 
 mod cluster;
+mod damage;
 mod faults;
 mod golden;
 mod leaving;

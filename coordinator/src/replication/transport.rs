@@ -5,9 +5,11 @@
 
 use super::forward::{EngineAnswer, EngineQuestion};
 use super::link::{Link, Unanswered};
+use super::log::EntryId;
 use super::transfer;
-use super::types::{Member, MemberId, Types};
+use super::types::{self, Member, MemberId, Types};
 use super::wire::{RaftAnswer, RaftQuestion};
+use super::witness::{Memory, Standing};
 use lote_shared::network::{Multiaddr, Network, PeerId, Protocol};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -28,6 +30,9 @@ use std::time::Duration;
 /// election, since it hears no heartbeat meanwhile.
 const RETRY_AFTER_MS: [u64; 4] = [100, 200, 400, 800];
 
+/// How long somebody is told something that need not arrive.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
+
 pub type RaftLink = Link<RaftQuestion, RaftAnswer>;
 pub type EngineLink = Link<EngineQuestion, EngineAnswer>;
 
@@ -39,11 +44,19 @@ pub struct Links {
     engine: Mutex<BTreeMap<PeerId, EngineLink>>,
     /// Members that were out of reach when they were last asked.
     missed: Mutex<BTreeSet<PeerId>>,
+    /// What the others confirmed to this member.
+    pub memory: Memory,
 }
 
 impl Links {
     pub fn new(network: Network) -> Links {
-        Links { network, raft: Mutex::default(), engine: Mutex::default(), missed: Mutex::default() }
+        Links {
+            network,
+            raft: Mutex::default(),
+            engine: Mutex::default(),
+            missed: Mutex::default(),
+            memory: Memory::default(),
+        }
     }
 
     pub fn network(&self) -> &Network {
@@ -166,6 +179,26 @@ impl Connection {
         }
     }
 
+    fn remember(&self, seen: Standing) {
+        if let Some((links, _)) = &self.to {
+            links.memory.note(self.target, seen);
+        }
+    }
+
+    /// An old disk may know nothing of this leader and so not ask it.
+    fn tell_of_its_standing(&self) {
+        let Some((links, peer)) = &self.to else { return };
+        let Some(known) = links.memory.of(self.target) else { return };
+        let link = links.raft(*peer);
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(TELL_WITHIN, link.ask(known.told())).await;
+        });
+    }
+
+    fn has_confirmed(&self, vote: (u64, MemberId), entry: Option<EntryId>) -> bool {
+        self.to.as_ref().is_some_and(|(links, _)| links.memory.has_confirmed(self.target, vote, entry))
+    }
+
     fn nonsense(&self, answer: &RaftAnswer) -> RpcError {
         let why = format!("member {} answered {answer:?} to another question", self.target);
         RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
@@ -178,13 +211,31 @@ impl<C: Types> RaftNetwork<C> for Connection {
         request: AppendEntriesRequest<C>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        let vote = (request.vote.leader_id.term, request.vote.leader_id.node_id);
+        let before = request.prev_log_id.as_ref().map(types::to_id);
+        let last = request.entries.last().map(|entry| types::to_id(&entry.log_id)).or(before);
         let (question, cut) = RaftQuestion::append(request)
             .map_err(|error| RPCError::Network(NetworkError::new(&AnyError::error(error))))?;
         match self.ask(question, RPCTypes::AppendEntries, &option).await? {
-            RaftAnswer::Appended => Ok(match cut {
-                None => AppendEntriesResponse::Success,
-                some => AppendEntriesResponse::PartialSuccess(some),
-            }),
+            RaftAnswer::Appended => {
+                let confirmed = cut.as_ref().map(types::to_id).or(last);
+                self.remember(Standing::new(vote, confirmed));
+                Ok(match cut {
+                    None => AppendEntriesResponse::Success,
+                    some => AppendEntriesResponse::PartialSuccess(some),
+                })
+            }
+            // openraft takes it for granted that nobody loses what it confirmed, and ends where somebody does.
+            RaftAnswer::Conflict if self.has_confirmed(vote, before) => {
+                tracing::error!(
+                    member = self.target,
+                    ?before,
+                    "a member lacks entries that it had confirmed; replace it"
+                );
+                self.tell_of_its_standing();
+                let why = format!("member {} lacks entry {before:?}, which it had confirmed", self.target);
+                Err(RPCError::Unreachable(Unreachable::new(&AnyError::error(why))))
+            }
             RaftAnswer::Conflict => Ok(AppendEntriesResponse::Conflict),
             RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
             other => Err(self.nonsense(&other)),

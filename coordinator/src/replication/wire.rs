@@ -88,6 +88,18 @@ impl From<LogId<MemberId>> for WireId {
     }
 }
 
+impl From<EntryId> for WireId {
+    fn from(id: EntryId) -> WireId {
+        WireId(id.term, id.node, id.index)
+    }
+}
+
+impl From<WireId> for EntryId {
+    fn from(id: WireId) -> EntryId {
+        EntryId { term: id.0, node: id.1, index: id.2 }
+    }
+}
+
 impl From<WireId> for LogId<MemberId> {
     fn from(id: WireId) -> LogId<MemberId> {
         types::from_id(EntryId { term: id.0, node: id.1, index: id.2 })
@@ -114,6 +126,15 @@ pub enum RaftQuestion {
         vote: WireVote,
         last: Option<WireId>,
     },
+    /// How far the one who was asked, while it led, saw this member's log on stable storage.
+    Remembered {
+        member: MemberId,
+    },
+    /// From the leader with this vote: so far it saw the one who is told have its log on stable storage.
+    Confirmed {
+        vote: WireVote,
+        last: Option<WireId>,
+    },
     /// What time is it? Asked by this member.
     Clock {
         member: MemberId,
@@ -134,6 +155,8 @@ pub enum RaftAnswer {
     },
     /// The request was not taken, with the reason in words.
     Refused(String),
+    /// The leader's vote at that time, and the entry.
+    Remembered(Option<(WireVote, Option<WireId>)>),
     /// The wall clock, in milliseconds since 1970.
     Clock {
         wall_ms: u64,
@@ -155,7 +178,10 @@ impl RaftQuestion {
     /// The member that speaks.
     pub fn from(&self) -> MemberId {
         match self {
-            RaftQuestion::Append { vote, .. } | RaftQuestion::Vote { vote, .. } => vote.member,
+            RaftQuestion::Append { vote, .. }
+            | RaftQuestion::Vote { vote, .. }
+            | RaftQuestion::Confirmed { vote, .. } => vote.member,
+            RaftQuestion::Remembered { member } => *member,
             RaftQuestion::Clock { member } => *member,
         }
     }
@@ -283,7 +309,7 @@ mod tests {
             RaftQuestion::Append { vote, prev, committed, entries } => {
                 append_request(vote, prev, committed, entries)
             }
-            other => panic!("an append was made, not {other:?}"),
+            _ => panic!("an append was made"),
         }
     }
 
@@ -335,10 +361,13 @@ mod tests {
             codec::encode(1, &EngineAnswer::Lost { is_lost: true, last }),
             codec::encode(1, &SnapshotHead { vote, name: "n".to_owned(), size_bytes: 5 }),
             codec::encode(1, &SnapshotAnswer::Done(vote)),
+            codec::encode(1, &RaftQuestion::Remembered { member: 2 }),
+            codec::encode(1, &RaftQuestion::Confirmed { vote, last }),
+            codec::encode(1, &RaftAnswer::Remembered(Some((vote, last)))),
             codec::encode(1, &RaftQuestion::Clock { member: 3 }),
             codec::encode(1, &RaftAnswer::Clock { wall_ms: 5 }),
         ];
-        let expected: [&[u8]; 13] = [
+        let expected: [&[u8]; 16] = [
             &[1, 1, 1, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 0, 2, 1, 1, 1, 1, 3, 9, 0, 1, 2, 1, 10, 1, 0],
             &[1, 1, 4, 2, 1, 1, 0, 0],
@@ -350,6 +379,9 @@ mod tests {
             &[1, 1, 3, 1, 1, 1, 3, 9],
             &[1, 1, 2, 1, 1, 1, b'n', 5],
             &[1, 1, 0, 2, 1, 1],
+            &[1, 1, 2, 2],
+            &[1, 1, 3, 2, 1, 1, 1, 1, 3, 9],
+            &[1, 1, 6, 1, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 2, 3],
             &[1, 1, 6, 5],
         ];

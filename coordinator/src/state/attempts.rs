@@ -10,8 +10,8 @@ use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::{RECORDS_MAX, Step};
 use lote_shared::model::{
-    AttemptOutcome, AttemptRef, DependencyAction, ExitJobAction, FailureInfo, JobState, NodeKey, TaskKey,
-    TaskResult, Timestamp,
+    AttemptOutcome, AttemptRef, DependencyAction, ExitJobAction, FailureInfo, JobState, NodeKey, Producer,
+    TaskKey, TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, KillReason};
 use std::collections::BTreeMap;
@@ -178,6 +178,28 @@ impl Cluster {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Whether this attempt may still write: its end would count, and it is that host which tells of it.
+    pub(super) fn check_producer(&self, producer: &Producer, peer: &str) -> Result<(), Refusal> {
+        let node = self.nodes.get(&producer.node);
+        let host = node.and_then(|node| self.hosts.get(&node.record.host));
+        let task = self.tasks.get(producer.attempt.task);
+        let is_latest = |task: &&TaskRecord| {
+            task.attempt == producer.attempt.attempt && task.last_node == Some(producer.node)
+        };
+        let counts = |task: &TaskRecord| match (task.place, task.ending) {
+            (_, Some(Ending::Closed)) | (TaskPlace::Completed { .. }, _) => false,
+            (TaskPlace::Assigned { .. } | TaskPlace::Running { .. }, _) => true,
+            (TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Dependent, ending) => {
+                ending == Some(Ending::Lost)
+            }
+        };
+        let is_its_host = host.is_some_and(|host| host.record.peer == peer);
+        match is_its_host && task.filter(is_latest).is_some_and(counts) {
+            true => Ok(()),
+            false => Err(RefusalCode::Fenced.into()),
+        }
     }
 
     pub(super) fn report(&mut self, step: &mut Step, node: NodeKey, reports: &[AttemptReport]) -> Reply {

@@ -291,6 +291,14 @@ impl Cluster {
             Action::MemberReplace { token, admission } => {
                 self.admit_member(step, token.as_ref(), admission, Replacing::InTwoSteps)
             }
+            Action::Output { producer, peer, put } => {
+                self.check_producer(producer, peer)?;
+                if !matches!(**put, super::blobs::BlobAction::Put { .. }) {
+                    return Err(RefusalCode::InvalidPropertyValue.into());
+                }
+                let stamp = Stamp { index: step.index, now: step.now };
+                self.blobs.apply(stamp, step.account, put, step.batch)
+            }
         }
     }
 

@@ -14,7 +14,8 @@ use lote_shared::model::{
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, TaskTies, Timestamp,
 };
 use lote_shared::model::{
-    AllTasksAction, BootId, JobKey, MemberRole, Recurrence, ScheduleId, ScheduleKey, ScheduleSpec, TokenId,
+    AllTasksAction, BootId, JobKey, MemberRole, Producer, Recurrence, ScheduleId, ScheduleKey, ScheduleSpec,
+    TokenId,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
@@ -388,6 +389,13 @@ pub enum Action {
     HostDrain {
         peer: String,
         forced: bool,
+    },
+    /// A blob that an attempt wrote: `put` is a [`BlobAction::Put`] and applied only while that attempt's end would count.
+    /// `peer` is the host that says so.
+    Output {
+        producer: Producer,
+        peer: String,
+        put: Box<BlobAction>,
     },
     /// Of the build for tests; stays the last one.
     #[cfg(feature = "next-version")]

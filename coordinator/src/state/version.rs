@@ -212,6 +212,7 @@ impl Action {
             | Action::CoordinatorLeft { .. }
             | Action::MemberReplace { .. }
             | Action::HostDrain { .. }
+            | Action::Output { .. }
             | Action::TiedTasksAdd { .. }
             | Action::ScheduleAdd { .. }
             | Action::ScheduleChange { .. }

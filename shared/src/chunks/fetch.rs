@@ -10,6 +10,7 @@ use super::seal::{self, Seal};
 use super::store::Group;
 use super::tree::{CHUNK, ChunkId, UNIT};
 use super::{ChunkStore, read};
+use crate::model::Producer;
 use crate::protocol::codec;
 use crate::protocol::data::{self, BlobHeaders, Request, Response, StreamError};
 use std::collections::VecDeque;
@@ -217,15 +218,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Makes the content the blob at a URL, after [`Client::give`]. Gives its ETag.
+    /// Makes the content the blob at a URL, after [`Client::give`]; as the output of an attempt only while that is the
+    /// latest one. Gives its ETag.
     pub async fn commit(
         &mut self,
         url: &str,
         manifest: &Manifest,
         headers: BlobHeaders,
         metadata: Vec<(String, String)>,
+        producer: Option<Producer>,
     ) -> Result<String, Error> {
-        let request = Request::Commit { url: url.to_owned(), manifest: *manifest, headers, metadata };
+        let (url, manifest) = (url.to_owned(), *manifest);
+        let request = match producer {
+            None => Request::Commit { url, manifest, headers, metadata },
+            Some(producer) => Request::Output { producer, url, manifest, headers, metadata },
+        };
         match self.ask(&request).await? {
             Response::Committed { etag } => Ok(etag),
             _ => Err(Error::Protocol),

@@ -218,6 +218,15 @@ pub struct AttemptRef {
     pub attempt: Attempt,
 }
 
+/// Who wrote something: an attempt, and the node it was given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Producer {
+    /// Where it ran.
+    pub node: NodeKey,
+    /// Which run of which task.
+    pub attempt: AttemptRef,
+}
+
 impl fmt::Display for AttemptRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.task, self.attempt)

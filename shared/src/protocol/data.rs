@@ -12,6 +12,7 @@
 
 use super::codec;
 use crate::chunks::{ChunkId, Manifest};
+use crate::model::Producer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -43,6 +44,14 @@ pub enum Request {
     /// Put what this conversation gave, and what it was told to have, on stable storage. For coordinators: what a
     /// worker gives becomes durable with its `Commit`, which needs a signature.
     Keep,
+    /// As `Commit`, but an output of this attempt of the caller's: taken only as long as a report of it would be.
+    Output {
+        producer: Producer,
+        url: String,
+        manifest: Manifest,
+        headers: BlobHeaders,
+        metadata: Vec<(String, String)>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +117,8 @@ pub enum Error {
     Busy(String),
     #[error("failed: {0}")]
     Failed(String),
+    #[error("the attempt has been given up, so its output is not taken")]
+    Fenced,
 }
 
 /// Why the conversation is over.

@@ -150,6 +150,17 @@ def position(status: dict) -> tuple[int, str]:
     return applied(status), status["replica"]["stateHash"]
 
 
+def backup(host: Host, data_dir: Path, destination: Path) -> dict:
+    """Has the coordinator with this folder backed up; gives what it says of the backup."""
+    command = [str(binary()), "backup", str(destination), "--data-dir", str(data_dir), "--output", "json"]
+    return json.loads(_ask(host, command, timeout=120))
+
+
+def restore(host: Host, source: Path, data_dir: Path) -> dict:
+    command = [str(binary()), "restore", str(source), "--data-dir", str(data_dir), "--output", "json"]
+    return json.loads(_ask(host, command, timeout=120))
+
+
 def _ask(host: Host, command: list[str], timeout: float = 30.0) -> str:
     with host.entered():
         done = subprocess.run(

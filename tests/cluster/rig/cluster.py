@@ -177,6 +177,20 @@ class LoteCluster(OneMachine):
         self._planned = (coordinators, workers)
         self._made = 0
 
+    @classmethod
+    def restored(cls, network: Network, folder: Path, backup: Path, lease: float = 2.0) -> "LoteCluster":
+        """A cluster on further hosts of this network, whose first coordinator has a backup and was not started."""
+        fresh = cls.__new__(cls)
+        fresh.network, fresh.folder, fresh.lease, fresh.cores = network, folder, lease, 2
+        fresh.client = network.hosts["client"]
+        fresh.coordinators, fresh.workers = {}, {}
+        fresh._planned = (1, 0)
+        fresh._made = sum(name.startswith("c") and name[1:].isdigit() for name in network.hosts)
+        first = fresh._new_coordinator()
+        #: What the restoring said.
+        fresh.made = cli.restore(first.host, backup, first.data_dir)
+        return fresh
+
     def start(self) -> None:
         coordinators, workers = self._planned
         first = self._new_coordinator()
@@ -220,7 +234,8 @@ class LoteCluster(OneMachine):
 
     def new_worker(self) -> Worker:
         """A further host with nothing on it yet."""
-        host = self.network.add(f"w{len(self.workers) + 1}")
+        taken = sum(name.startswith("w") and name[1:].isdigit() for name in self.network.hosts)
+        host = self.network.add(f"w{taken + 1}")
         member = self.workers[host.name] = Worker(host, self.folder, self.cores)
         return member
 

@@ -18,7 +18,8 @@ use actix::{
 };
 use futures::FutureExt;
 use lote_shared::model::{
-    AttemptOutcome, AttemptRef, EnvironmentSetting, FailureInfo, NodeKey, OutputFile, ResourceFile, StartTask,
+    AttemptOutcome, AttemptRef, EnvironmentSetting, FailureInfo, NodeKey, OutputFile, Producer, ResourceFile,
+    StartTask,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{JobPart, TaskLaunch};
@@ -249,6 +250,7 @@ impl AttemptActor {
                         node_root: self.node.layout.root.clone(),
                         directories: self.directories.clone(),
                         environment: self.environment(),
+                        producer: self.producer(),
                     };
                     let work = async move {
                         let files: Vec<&OutputFile> = files.iter().collect();
@@ -276,6 +278,13 @@ impl AttemptActor {
             }
         }
         self.arm(ctx);
+    }
+
+    fn producer(&self) -> Option<Producer> {
+        match self.name {
+            Name::Task(attempt) => Some(Producer { node: self.node.grant.node, attempt }),
+            Name::Start(_) => None,
+        }
     }
 
     fn output_files(&self, indices: &[usize]) -> Vec<OutputFile> {

@@ -8,6 +8,7 @@ use super::transfer::{Error, Listed, Page, Sink, Source};
 use base64::Engine;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
+use lote_shared::model::Producer;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use quick_xml::events::Event;
@@ -253,6 +254,8 @@ impl Sink for HttpStore {
         name: &'a str,
         file: &'a Path,
         headers: &'a [(String, String)],
+        // No server of this kind knows of attempts.
+        _producer: Option<Producer>,
     ) -> BoxFuture<'a, Result<u64, Error>> {
         Box::pin(self.upload_file(container, name, file, headers))
     }

@@ -8,8 +8,8 @@
 //! transient fault like any other. Before
 //! the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
 //!
-//! Neither fetch nor commit is fenced by attempt numbers yet: an attempt that was given up elsewhere may still commit
-//! its outputs, exactly as over HTTP.
+//! An output is committed in the name of its attempt, and refused once that has been given up: it never replaces what the
+//! next attempt wrote. At other URLs nobody can see to that.
 //!
 //! The cache survives crashes, but nothing depends on it: a torn or missing chunk is noticed and fetched again.
 
@@ -19,6 +19,7 @@ use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
 use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
+use lote_shared::model::Producer;
 use lote_shared::network::{Network, OpenError, Patient, PeerId, Protocol, Stream};
 use lote_shared::protocol::data::{self, BlobHeaders, LIST_MAX, StreamError};
 use md5::{Digest, Md5};
@@ -180,6 +181,7 @@ impl OwnStore {
         url: &str,
         file: &Path,
         headers: &[(String, String)],
+        producer: Option<Producer>,
     ) -> Result<u64, Error> {
         let (mut headers, metadata) = blob_headers(headers)?;
         let (cache, file) = (self.cache.clone(), file.to_owned());
@@ -194,7 +196,7 @@ impl OwnStore {
         headers.content_md5.get_or_insert_with(|| digest.0.finalize().into());
         self.converse(peers, async |client| {
             client.give(&self.cache, &manifest).await.map_err(failed)?;
-            client.commit(url, &manifest, headers, metadata).await.map_err(failed)?;
+            client.commit(url, &manifest, headers, metadata, producer).await.map_err(failed)?;
             Ok(manifest.length)
         })
         .await
@@ -235,13 +237,14 @@ impl Sink for OwnStore {
         name: &'a str,
         file: &'a Path,
         headers: &'a [(String, String)],
+        producer: Option<Producer>,
     ) -> BoxFuture<'a, Result<u64, Error>> {
         let own = self.blob_url(container, name).ok().and_then(|url| self.home.of(&url));
         match own {
             Some((peers, url)) => {
-                Box::pin(async move { self.upload_file(&peers, &url, file, headers).await })
+                Box::pin(async move { self.upload_file(&peers, &url, file, headers, producer).await })
             }
-            None => self.others.upload(container, name, file, headers),
+            None => self.others.upload(container, name, file, headers, producer),
         }
     }
 }
@@ -337,7 +340,7 @@ fn failed(error: fetch::Error) -> Error {
             data::Error::Invalid(_) => Error::Status(400),
             data::Error::Busy(_) => Error::Status(503),
             data::Error::Failed(_) => Error::Status(500),
-            data::Error::NotOurs => Error::Refused(refusal.to_string()),
+            data::Error::NotOurs | data::Error::Fenced => Error::Refused(refusal.to_string()),
             data::Error::Missing(_) => Error::Broken(refusal.to_string()),
         },
         fetch::Error::Stream(StreamError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {

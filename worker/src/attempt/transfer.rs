@@ -4,6 +4,7 @@
 //! everything else on. Content is streamed between network and disk; nothing here ever holds a whole file.
 
 use futures::future::BoxFuture;
+use lote_shared::model::Producer;
 use rand::Rng;
 use std::io;
 use std::path::Path;
@@ -91,13 +92,15 @@ pub trait Source: Send + Sync {
 /// Where files go.
 pub trait Sink: Send + Sync {
     /// Stores the present content of `file` as blob `name` of the container, over whatever was there. Durable by
-    /// the store's own promise when this returns the number of bytes.
+    /// the store's own promise when this returns the number of bytes. The cluster's own storage takes it only as long as
+    /// `producer` is the task's latest attempt.
     fn upload<'a>(
         &'a self,
         container: &'a str,
         name: &'a str,
         file: &'a Path,
         headers: &'a [(String, String)],
+        producer: Option<Producer>,
     ) -> BoxFuture<'a, Result<u64, Error>>;
 }
 

@@ -5,7 +5,7 @@ use super::environment::expand;
 use super::pattern::{Match, Pattern, lies_in};
 use super::transfer::{Error, Retries, Sink, retrying, shown};
 use crate::layout::TaskLayout;
-use lote_shared::model::{FailureInfo, OutputFile};
+use lote_shared::model::{FailureInfo, OutputFile, Producer};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ pub struct Place {
     pub node_root: PathBuf,
     pub directories: TaskLayout,
     pub environment: BTreeMap<String, String>,
+    /// Whose files they are.
+    pub producer: Option<Producer>,
 }
 
 /// A file and the blob it becomes.
@@ -51,7 +53,8 @@ pub async fn upload_all(
         for item in items {
             let container = &file.destination.url;
             let result = retrying(retries, || {
-                sink.upload(container, &item.blob, &item.file, &file.destination.headers)
+                let headers = &file.destination.headers;
+                sink.upload(container, &item.blob, &item.file, headers, place.producer)
             })
             .await;
             let what = format!("`{}` to `{}/{}`", item.file.display(), shown(container), item.blob);
@@ -153,6 +156,7 @@ mod tests {
             node_root: root.path().to_owned(),
             directories: TaskLayout { directory: task.clone() },
             environment: [("AZ_BATCH_TASK_DIR".to_owned(), task.to_string_lossy().into_owned())].into(),
+            producer: None,
         };
         let check = |pattern: &str, path: &str, expected: &[&str]| {
             let file = OutputFile {

@@ -4,7 +4,7 @@ use crate::engine::{Engine, Unavailable};
 use crate::state::blobs::{BlobAction, Blobs};
 use crate::state::{Action, Reply};
 use async_trait::async_trait;
-use lote_shared::model::AccountId;
+use lote_shared::model::{AccountId, Producer};
 
 /// An account and the keys that sign for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Has an action made durable and applied.
     async fn propose(&self, account: AccountId, action: BlobAction) -> Result<Reply, Unavailable>;
+
+    /// As [`Backend::propose`] for what an attempt on the host `peer` wrote; refused as `Fenced` if that was given up.
+    async fn propose_output(
+        &self,
+        account: AccountId,
+        producer: Producer,
+        peer: String,
+        put: BlobAction,
+    ) -> Result<Reply, Unavailable>;
 }
 
 impl dyn Backend {
@@ -58,5 +67,15 @@ impl Backend for Engine {
 
     async fn propose(&self, account: AccountId, action: BlobAction) -> Result<Reply, Unavailable> {
         Engine::propose(self, account, Action::Blob(Box::new(action))).await
+    }
+
+    async fn propose_output(
+        &self,
+        account: AccountId,
+        producer: Producer,
+        peer: String,
+        put: BlobAction,
+    ) -> Result<Reply, Unavailable> {
+        Engine::propose(self, account, Action::Output { producer, peer, put: Box::new(put) }).await
     }
 }

@@ -26,6 +26,7 @@ const PIECE: usize = 256 * 1024;
 pub struct Sources {
     /// The coordinator's folder.
     pub folder: PathBuf,
+    /// With those of the other coordinators behind it: each has only a part of them.
     pub chunks: ChunkStore,
 }
 
@@ -107,9 +108,13 @@ async fn chunk(
     let Ok(id) = path.parse::<ChunkId>() else {
         return HttpResponse::BadRequest().content_type("text/plain").body("not the name of a chunk\n");
     };
-    let path = sources.chunks.path(id);
-    match tokio::task::spawn_blocking(move || std::fs::read(path)).await {
-        Ok(Ok(bytes)) => HttpResponse::Ok().content_type("application/octet-stream").body(bytes),
+    // It may lie on other coordinators only, or be damaged here.
+    let store = sources.chunks.clone();
+    match tokio::task::spawn_blocking(move || store.read(id)).await {
+        Ok(Ok((mut bytes, seal))) => {
+            bytes.extend_from_slice(&seal.encode());
+            HttpResponse::Ok().content_type("application/octet-stream").body(bytes)
+        }
         Ok(Err(error)) => failed(format!("chunk {id}: {error}")),
         Err(error) => failed(error),
     }

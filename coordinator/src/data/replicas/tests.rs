@@ -43,7 +43,7 @@ async fn places(count: usize) -> Vec<Place> {
             while let Some((_, mut stream)) = incoming.next().await {
                 let api = api.clone();
                 tokio::spawn(async move {
-                    let caller = Caller { address: None, is_coordinator: true };
+                    let caller = Caller { is_coordinator: true, ..Caller::default() };
                     if conversation(&mut stream, &api, caller).await.is_ok() {
                         stream.close().await;
                     }

@@ -72,7 +72,8 @@ async fn content_goes_up_without_what_is_there_and_is_committed() {
         client.give(&store, &manifest).await.unwrap();
         let headers = BlobHeaders { content_type: Some("text/plain".into()), ..BlobHeaders::default() };
         let target = url(&rig, "cont/out", "w");
-        let etag = client.commit(&target, &manifest, headers, vec![("k".into(), "v".into())]).await.unwrap();
+        let etag =
+            client.commit(&target, &manifest, headers, vec![("k".into(), "v".into())], None).await.unwrap();
         let get = rig.get("/acct/cont/out").await;
         assert!(get.body == data);
         assert_eq!(get.header("etag"), format!("\"{etag}\""));
@@ -100,7 +101,7 @@ async fn credentials_are_checked_as_over_http() {
     let empty = Manifest::empty();
     let mut commit = async |name: &str, letters: &str| {
         let target = url(&rig, name, letters);
-        client.commit(&target, &empty, BlobHeaders::default(), Vec::new()).await
+        client.commit(&target, &empty, BlobHeaders::default(), Vec::new(), None).await
     };
     assert!(commit("cont/new", "c").await.is_ok());
     assert!(matches!(commit("cont/new", "c").await, Err(fetch::Error::Refused(Error::Denied(_)))));
@@ -127,7 +128,7 @@ async fn a_manifest_that_is_not_true_is_refused() {
     let (other, ()) = FileWriter::new(&store, ()).copy_from(bytes(3 * CHUNK, 6).as_slice()).unwrap();
     let mut client = connect(&rig);
     let target = url(&rig, "cont/out", "w");
-    let nothing_there = client.commit(&target, &good, BlobHeaders::default(), Vec::new()).await;
+    let nothing_there = client.commit(&target, &good, BlobHeaders::default(), Vec::new(), None).await;
     assert!(matches!(nothing_there, Err(fetch::Error::Refused(Error::Missing(_)))));
     client.give(&store, &good).await.unwrap();
     for bad in [
@@ -137,7 +138,7 @@ async fn a_manifest_that_is_not_true_is_refused() {
         Manifest { tree: Tree::Composed { depth: 1 }, ..good },
         Manifest { length: 1 << 60, ..good },
     ] {
-        let refused = client.commit(&target, &bad, BlobHeaders::default(), Vec::new()).await;
+        let refused = client.commit(&target, &bad, BlobHeaders::default(), Vec::new(), None).await;
         let refused = match refused {
             Err(fetch::Error::Refused(error)) => error,
             other => panic!("{bad:?}: {other:?}"),
@@ -145,9 +146,9 @@ async fn a_manifest_that_is_not_true_is_refused() {
         assert!(matches!(refused, Error::Invalid(_) | Error::Missing(_)), "{bad:?}: {refused}");
     }
     let metadata = vec![("a-b".to_owned(), String::new())];
-    let refused = client.commit(&target, &good, BlobHeaders::default(), metadata).await;
+    let refused = client.commit(&target, &good, BlobHeaders::default(), metadata, None).await;
     assert!(matches!(refused, Err(fetch::Error::Refused(Error::Invalid(_)))));
-    assert!(client.commit(&target, &good, BlobHeaders::default(), Vec::new()).await.is_ok());
+    assert!(client.commit(&target, &good, BlobHeaders::default(), Vec::new(), None).await.is_ok());
     assert!(rig.get("/acct/cont/out").await.body == data);
 }
 

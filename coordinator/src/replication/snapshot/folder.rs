@@ -2,6 +2,7 @@
 
 use super::{Error, Writer, verify};
 use crate::replication::applied::Applied;
+use crate::replication::log::EntryId;
 use crate::replication::log::disk::{create_folder, sync_folder};
 use crate::replication::room::Room;
 use crate::store::{self, Store};
@@ -82,6 +83,14 @@ impl Snapshots {
     /// The newest one.
     pub fn current(&self) -> Option<(&Applied, SnapshotFile)> {
         self.current.as_ref().map(|(applied, path)| (applied, SnapshotFile { path: path.clone() }))
+    }
+
+    /// Removes the snapshot if it ends before this entry. Beside a whole state and a log that begins there it serves for
+    /// nothing, and Raft, which makes another when it has none, takes it for granted that this does not happen.
+    pub fn drop_before(&mut self, purged: Option<EntryId>) -> Result<(), Error> {
+        let Some((_, path)) = self.current.take_if(|(applied, _)| applied.id < purged) else { return Ok(()) };
+        tracing::warn!(snapshot = %path.display(), "a snapshot is older than the log and is removed");
+        fs::remove_file(&path).map_err(|source| Error::io(&path, source))
     }
 
     /// Where a snapshot from elsewhere may be written.

@@ -107,7 +107,7 @@ async fn write(folder: &Path) -> BTreeMap<u64, String> {
     hashes
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -146,7 +146,7 @@ fn kind(path: &str) -> &'static str {
 }
 
 /// SplitMix64: enough to pick files and places.
-struct Dice(u64);
+pub(super) struct Dice(pub u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -157,13 +157,13 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize
     }
 }
 
 /// Damages one file; says which and how.
-fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String) {
+pub(super) fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String) {
     let all = files(folder);
     let name = |path: &Path| path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
     let mut kinds: BTreeMap<&str, Vec<&PathBuf>> = BTreeMap::new();
@@ -173,7 +173,9 @@ fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String
     // The large ones more often; the lock holds nothing.
     let order =
         ["log", "log", "log", "state", "state", "snapshot", "snapshot", "member", "version", "pointer"];
-    let chosen = order[dice.below(order.len())];
+    let drawn = order[dice.below(order.len())];
+    // A young member has no snapshot.
+    let chosen = if kinds.contains_key(drawn) { drawn } else { "log" };
     let paths = &kinds[chosen];
     let path = paths[dice.below(paths.len())];
     let mut bytes = fs::read(path).unwrap();
@@ -194,7 +196,7 @@ fn damage(folder: &Path, dice: &mut Dice) -> (&'static str, &'static str, String
     (chosen, how, format!("{} {how} at {at} of {used}", name(path)))
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -323,6 +325,54 @@ async fn missing_folders_are_made_anew_or_refused() {
         } else {
             let error = force_single(&folder).unwrap_err().to_string();
             assert!(error.contains("lote restore"), "{missing:?}: {error}");
+        }
+    }
+}
+
+/// Nothing is damaged, but parts of the folder are from another time.
+#[tokio::test]
+async fn an_older_log_is_refused_and_older_rows_and_snapshots_are_made_anew() {
+    let base = tempfile::tempdir().unwrap();
+    let (folder, older) = (base.path().join("folder"), base.path().join("older"));
+    let commands = history();
+    let half = commands.len() / 2;
+    let mut hash = String::new();
+    for (part, keep) in [(&commands[..half], true), (&commands[half..], false)] {
+        let member = Member::start(&folder).await.unwrap();
+        for command in part {
+            member.engine.propose_command(command.clone()).await.unwrap().ok();
+        }
+        // A snapshot of each half, and a log that begins after it.
+        member.replica.snapshot().await.unwrap();
+        let wanted = member.replica.status().applied;
+        for _ in 0..1_000 {
+            if member.replica.status().snapshot >= wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        hash.clone_from(&member.replica.status().state_hash);
+        member.replica.shutdown().await;
+        if keep {
+            copy(&folder, &older);
+        }
+    }
+    for (part, starts) in [("raft/log", false), ("state", true), ("raft/snapshots", true)] {
+        let mixed = base.path().join(part.replace('/', "-"));
+        copy(&folder, &mixed);
+        fs::remove_dir_all(mixed.join(part)).unwrap();
+        copy(&older.join(part), &mixed.join(part));
+        match Member::start(&mixed).await {
+            Ok(member) => {
+                assert!(starts, "an older {part} goes unnoticed");
+                member.replica.shutdown().await;
+            }
+            Err(error) => {
+                assert!(!starts, "{part}: {error}");
+                assert!(error.to_string().contains("lote recover"), "{part}: {error}");
+                let recovery = force_single(&mixed).unwrap();
+                assert_eq!(recovery.state_hash, hash, "{recovery:?}");
+            }
         }
     }
 }

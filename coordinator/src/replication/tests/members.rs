@@ -38,6 +38,32 @@ pub(super) struct Node {
     folder: tempfile::TempDir,
 }
 
+/// What is left of a node whose process has ended.
+pub(super) struct Stopped {
+    pub id: MemberId,
+    identity: Identity,
+    address: Multiaddr,
+    pub folder: tempfile::TempDir,
+}
+
+impl Stopped {
+    /// Starts on what is on its disk.
+    pub async fn start(self, desired: &Desired) -> Result<Node, (Stopped, Error)> {
+        let (network, runtime) = network(&self.identity, &self.address).await;
+        match open_member(config(&self.folder), Start::Resume, Some(network.clone())).await {
+            Ok((engine, replica)) => {
+                let Stopped { identity, address, folder, .. } = self;
+                // It has another number since it was recovered.
+                let id = replica.status().member;
+                let node = Node { id, engine, replica, network, runtime, identity, address, folder };
+                node.keep_membership(desired);
+                Ok(node)
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+}
+
 /// A runtime that ends without waiting for anything.
 struct Background(Option<Runtime>);
 
@@ -70,12 +96,12 @@ async fn network(identity: &Identity, listen: &Multiaddr) -> (Network, Backgroun
     panic!("cannot listen on {listen}");
 }
 
-fn config(folder: &tempfile::TempDir) -> Config {
+pub(super) fn config(folder: &tempfile::TempDir) -> Config {
     Config { snapshot_entries: 60, keep_entries: 5, segment_bytes: 30_000, ..Config::new(folder.path()) }
 }
 
 impl Node {
-    async fn start(id: MemberId, desired: &Desired) -> Node {
+    pub async fn start(id: MemberId, desired: &Desired) -> Node {
         Node::start_at(id, desired, Arc::new(SystemTime::default())).await
     }
 
@@ -109,18 +135,19 @@ impl Node {
         self.runtime.end();
     }
 
-    /// Starts again on what is on its disk.
-    async fn restart(self, desired: &Desired) -> Node {
-        let Node { id, replica, engine, identity, address, folder, runtime, .. } = self;
-        assert!(runtime.0.is_none(), "it was killed before");
+    /// Ends it as [`Node::kill`] does, and waits until its folder is free.
+    pub async fn stop(mut self) -> Stopped {
+        self.kill();
+        let Node { id, replica, engine, identity, address, folder, .. } = self;
         replica.shutdown().await;
         drop((replica, engine));
-        let (network, runtime) = network(&identity, &address).await;
-        let (engine, replica) =
-            open_member(config(&folder), Start::Resume, Some(network.clone())).await.unwrap();
-        let node = Node { id, engine, replica, network, runtime, identity, address, folder };
-        node.keep_membership(desired);
-        node
+        Stopped { id, identity, address, folder }
+    }
+
+    /// Starts again on what is on its disk.
+    async fn restart(self, desired: &Desired) -> Node {
+        assert!(self.runtime.0.is_none(), "it was killed before");
+        self.stop().await.start(desired).await.map_err(|(_, error)| error).unwrap()
     }
 
     fn command(key: u128, action: Action) -> Command {
@@ -134,7 +161,7 @@ impl Node {
         Ok(())
     }
 
-    fn tasks(&self) -> BTreeSet<String> {
+    pub fn tasks(&self) -> BTreeSet<String> {
         self.engine.read(|cluster| cluster.all_tasks().map(|task| task.id.to_string()).collect())
     }
 }
@@ -174,7 +201,7 @@ pub(super) fn voters(node: &Node) -> BTreeSet<MemberId> {
     node.replica.members().into_iter().filter(|(_, status)| status.is_voter).map(|(id, _)| id).collect()
 }
 
-async fn three() -> (Vec<Node>, Desired) {
+pub(super) async fn three() -> (Vec<Node>, Desired) {
     voting(3).await
 }
 
@@ -216,7 +243,7 @@ pub(super) async fn leader<'a>(nodes: impl Iterator<Item = &'a Node> + Clone) ->
 }
 
 /// All members have applied the same entry and have the same hash of everything ever written.
-async fn same_state(nodes: &[&Node]) {
+pub(super) async fn same_state(nodes: &[&Node]) {
     until("the same state everywhere", || {
         let states: BTreeSet<_> = nodes
             .iter()

@@ -5,6 +5,7 @@ mod dependencies;
 mod draining;
 mod jobs;
 mod members;
+mod outputs;
 mod pools;
 pub(crate) mod random;
 mod replay;

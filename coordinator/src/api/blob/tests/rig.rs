@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use lote_shared::chunks::ChunkStore;
-use lote_shared::model::{AccountId, Timestamp};
+use lote_shared::model::{AccountId, Producer, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,6 +55,17 @@ impl Backend for Local {
             return Ok(Err(crate::state::RefusalCode::Fenced.into()));
         }
         Ok(blobs.apply(Stamp { index: 1, now }, account, &action, &mut batch))
+    }
+
+    /// There are no attempts here.
+    async fn propose_output(
+        &self,
+        _: AccountId,
+        _: Producer,
+        _: String,
+        _: BlobAction,
+    ) -> Result<Reply, Unavailable> {
+        Ok(Err(crate::state::RefusalCode::Fenced.into()))
     }
 }
 
