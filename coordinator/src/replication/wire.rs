@@ -382,8 +382,8 @@ mod tests {
             &[1, 1, 2, 2],
             &[1, 1, 3, 2, 1, 1, 1, 1, 3, 9],
             &[1, 1, 6, 1, 2, 1, 1, 1, 1, 3, 9],
-            &[1, 1, 2, 3],
-            &[1, 1, 6, 5],
+            &[1, 1, 4, 3],
+            &[1, 1, 7, 5],
         ];
         for (number, (encoded, expected)) in encoded.into_iter().zip(expected).enumerate() {
             assert_eq!(encoded.unwrap(), expected, "message {number}");

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Unavailable};
 use crate::state::blobs::{BlobAction, Blobs};
-use crate::state::{Action, Reply};
+use crate::state::{Action, ClusterVersion, Reply};
 use async_trait::async_trait;
 use lote_shared::model::{AccountId, Producer};
 
@@ -76,6 +76,13 @@ impl Backend for Engine {
         peer: String,
         put: BlobAction,
     ) -> Result<Reply, Unavailable> {
-        Engine::propose(self, account, Action::Output { producer, peer, put: Box::new(put) }).await
+        let put = Box::new(put);
+        // Beside coordinators of an older build outputs are written as they always were.
+        let action = if self.version() < ClusterVersion::V2 {
+            Action::Blob(put)
+        } else {
+            Action::Output { producer, peer, put }
+        };
+        Engine::propose(self, account, action).await
     }
 }
