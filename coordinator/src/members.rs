@@ -12,7 +12,10 @@ use crate::leadership::Leadership;
 use crate::replication::membership::Roster;
 use crate::replication::{self, MemberId, Start};
 use crate::service::{CoordinatorConfig, Error};
-use crate::state::{Action, Admission, Cluster, Endpoints, Event, MembershipCode, RefusalCode, Reply, keys};
+use crate::state::{
+    Action, Admission, Cluster, ClusterVersion, Endpoints, Event, MembershipCode, Refusal, RefusalCode,
+    Reply, keys,
+};
 use futures::future::BoxFuture;
 use lote_shared::model::MemberRole;
 use lote_shared::network::{Multiaddr, Network, Role};
@@ -178,13 +181,39 @@ pub fn waits(code: RefusalCode) -> bool {
 pub async fn take_out(engine: &Engine, action: Action) -> Result<Reply, Unavailable> {
     let deadline = clock::monotonic() + LEAVE_WITHIN;
     loop {
-        let reply = engine.propose(keys::CLUSTER, action.clone()).await?;
+        let reply = match in_one_step(engine, &action) {
+            Ok(action) => engine.propose(keys::CLUSTER, action).await?,
+            Err(refusal) => Err(refusal),
+        };
         let has_to_wait = matches!(&reply, Err(refusal) if waits(refusal.code));
         if !has_to_wait || clock::monotonic() >= deadline {
             return Ok(reply);
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// What is proposed for it. Beside a build of before cluster version 2 a coordinator is taken out as that build does it, if
+/// it looks good here: at once, and two that are asked for at the same time may both look good.
+fn in_one_step(engine: &Engine, action: &Action) -> Result<Action, Refusal> {
+    if engine.version() >= ClusterVersion::V2 {
+        return Ok(action.clone());
+    }
+    engine.read(|cluster| match action {
+        Action::CoordinatorLeave { peer } => {
+            cluster.may_leave(peer, false)?;
+            Ok(Action::MemberRemove { peer: peer.clone() })
+        }
+        Action::MemberReplace { token, admission } => {
+            if let Some(replaces) = &admission.replaces
+                && let Ok(peer) = cluster.find_coordinator(replaces, &admission.peer)
+            {
+                cluster.may_leave(&peer, true)?;
+            }
+            Ok(Action::MemberAdmit { token: *token, admission: admission.clone() })
+        }
+        action => Ok(action.clone()),
+    })
 }
 
 /// Waits until this member's state is so; false if it is not for so long.

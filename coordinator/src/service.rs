@@ -209,7 +209,9 @@ impl Coordinator {
         let sources = backup::Sources { folder: config.data_dir.clone(), chunks: blob_api.chunks.clone() };
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
-        tokio::spawn(accept_data(network.accept(Protocol::Data)?, blob_api.clone(), replicas));
+        for protocol in [Protocol::Data, Protocol::Output] {
+            tokio::spawn(accept_data(network.accept(protocol)?, blob_api.clone(), replicas.clone()));
+        }
         let tls =
             config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
         let doors = endpoints.join.zip(config.joinable.as_ref()).map(|(address, joinable)| {

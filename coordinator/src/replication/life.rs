@@ -19,6 +19,7 @@ use super::witness;
 use super::{Config, Error, Start, failover, room, serve};
 use crate::engine::Request;
 use crate::leadership::Leadership;
+use crate::state::ClusterVersion;
 use lote_shared::model::Timestamp;
 use lote_shared::network::Network;
 use openraft::{EntryPayload, Raft, SnapshotPolicy};
@@ -156,11 +157,14 @@ pub fn run<M: Machine>(life: Life, machine: Arc<M>, started: oneshot::Sender<Sta
                         links.map(|links| tokio::spawn(failover::watch(raft, links, clocks)));
                     }
                 };
+                let may_ask = view.position().borrow().version >= ClusterVersion::V2;
                 tokio::spawn({
                     let (raft, view, stop) = (raft.clone(), view.clone(), stop.clone());
                     let log = log.clone();
                     async move {
-                        if let Err(why) = witness::watch(&raft, links.as_deref(), &log, told, begin).await {
+                        if let Err(why) =
+                            witness::watch(&raft, links.as_deref(), &log, may_ask, told, begin).await
+                        {
                             tracing::error!(why, "this member stops");
                             view.stop(why);
                             stop.send_replace(true);

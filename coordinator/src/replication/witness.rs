@@ -113,9 +113,12 @@ struct Inquiry {
 }
 
 impl Inquiry {
-    fn next(&mut self, answers: &[(MemberId, Option<Standing>)]) -> Next {
+    /// `now`: what the disk holds after the answers came. Whoever answers late remembers also what was confirmed since this
+    /// member took part.
+    fn next(&mut self, answers: &[(MemberId, Option<Standing>)], now: Standing) -> Next {
         for (member, known) in answers {
-            if known.is_some_and(|known| self.own.is_older_than(&known)) {
+            let is_older = |known: &Standing| self.own.is_older_than(known) && now.is_older_than(known);
+            if known.as_ref().is_some_and(is_older) {
                 return Next::Older(*member);
             }
             self.others.remove(member);
@@ -127,12 +130,14 @@ impl Inquiry {
 /// What a leader says of this member, and who it is.
 pub type Told = (MemberId, Standing);
 
-/// Asks the others until each has answered, and listens to what leaders say unasked until Raft ends. Calls `join` once
+/// Asks the others until each has answered, unless a build of before cluster version 2 may be among them (`may_ask`),
+/// which would take the question for the end of the stream; and listens to what leaders say unasked until Raft ends. Calls `join` once
 /// this member may take part. Ends with the reason, if it must not.
 pub async fn watch(
     raft: &Raft<TypeConfig>,
     links: Option<&Links>,
     log: &Log,
+    may_ask: bool,
     mut told: mpsc::Receiver<Told>,
     join: impl FnOnce(),
 ) -> Result<(), String> {
@@ -144,7 +149,7 @@ pub async fn watch(
         }
         Ok(())
     };
-    let asking = inquire(raft, links, Standing::of(&log.state()), join);
+    let asking = inquire(raft, links, log, may_ask, join);
     futures::future::try_join(asking, listening).await.map(|((), ())| ())
 }
 
@@ -159,7 +164,8 @@ fn is_old(raft: &Raft<TypeConfig>, witness: MemberId) -> String {
 async fn inquire(
     raft: &Raft<TypeConfig>,
     links: Option<&Links>,
-    own: Standing,
+    log: &Log,
+    may_ask: bool,
     join: impl FnOnce(),
 ) -> Result<(), String> {
     let metrics = raft.server_metrics().borrow().clone();
@@ -168,13 +174,13 @@ async fn inquire(
     let members: BTreeMap<MemberId, Member> =
         membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
     // Without a network nobody ever answers, nor asks for a vote.
-    let others = if links.is_some() { voters } else { BTreeSet::new() };
-    let mut inquiry = Inquiry { own, others };
+    let others = if links.is_some() && may_ask { voters } else { BTreeSet::new() };
+    let mut inquiry = Inquiry { own: Standing::of(&log.state()), others };
     let patient_until = Instant::now() + GRACE;
     let mut join = Some(join);
     let mut answers = Vec::new();
     loop {
-        let asked = match inquiry.next(&answers) {
+        let asked = match inquiry.next(&answers, Standing::of(&log.state())) {
             Next::Older(witness) => return Err(is_old(raft, witness)),
             Next::Done => {
                 join.take().into_iter().for_each(|join| join());
@@ -262,10 +268,20 @@ mod tests {
     fn one_who_knows_better_is_enough_and_all_are_asked() {
         let inquiry = || Inquiry { own: standing(5, 5, 90), others: BTreeSet::from([2, 3]) };
         let mut open = inquiry();
-        assert_eq!(open.next(&[]), Next::Ask(vec![2, 3]));
-        assert_eq!(open.next(&[(2, None)]), Next::Ask(vec![3]));
-        assert_eq!(open.next(&[(3, Some(standing(5, 5, 90)))]), Next::Done);
+        let now = standing(5, 5, 90);
+        assert_eq!(open.next(&[], now), Next::Ask(vec![2, 3]));
+        assert_eq!(open.next(&[(2, None)], now), Next::Ask(vec![3]));
+        assert_eq!(open.next(&[(3, Some(standing(5, 5, 90)))], now), Next::Done);
         let newer = Some(standing(5, 5, 91));
-        assert_eq!(inquiry().next(&[(2, None), (3, newer)]), Next::Older(3));
+        assert_eq!(inquiry().next(&[(2, None), (3, newer)], now), Next::Older(3));
+    }
+
+    #[test]
+    fn a_late_answer_may_tell_of_what_came_after_the_start() {
+        let late = [(3, Some(standing(6, 6, 120)))];
+        let mut inquiry = Inquiry { own: standing(5, 5, 90), others: BTreeSet::from([3]) };
+        assert_eq!(inquiry.next(&late, standing(6, 6, 120)), Next::Done, "it has confirmed all that since");
+        let mut inquiry = Inquiry { own: standing(5, 5, 90), others: BTreeSet::from([3]) };
+        assert_eq!(inquiry.next(&late, standing(6, 6, 119)), Next::Older(3));
     }
 }

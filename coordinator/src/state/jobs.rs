@@ -11,6 +11,7 @@ use super::pools::merge_echo;
 use super::records::JobRecord;
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
+use super::version::ClusterVersion;
 use lote_shared::model::{
     AccountId, AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, ScheduleId,
     TaskFailureAction, Timestamp,
@@ -67,7 +68,7 @@ impl JobRecord {
 
 impl Cluster {
     pub(super) fn add_job(&mut self, step: &mut Step, spec: &JobSpec) -> Reply {
-        if spec.id.schedule().is_some() {
+        if self.version() >= ClusterVersion::V2 && spec.id.schedule().is_some() {
             return Err(Refusal::new(RefusalCode::InvalidPropertyValue)
                 .because(format!("`{}` is a name that only a job schedule gives", spec.id)));
         }

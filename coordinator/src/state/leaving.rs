@@ -35,6 +35,11 @@ impl Cluster {
         self.coordinators().filter(|member| !self.is_leaving(&member.peer))
     }
 
+    /// Whether the removal of this coordinator would be begun now; `is_replaced`: another one comes for it.
+    pub fn may_leave(&self, peer: &str, is_replaced: bool) -> Result<(), Refusal> {
+        self.check_leave(peer, is_replaced)
+    }
+
     /// For the one who applies: who votes from this entry on, two sets while that changes. It is no row of the state,
     /// since replication keeps it beside the rows, as of the same entry.
     pub fn set_voters(&mut self, voters: Vec<BTreeSet<u64>>) {

@@ -320,6 +320,8 @@ impl Cluster {
             if !step.spend() {
                 return false;
             }
+            // An empty job goes at once: its rows, and its place here.
+            step.budget = step.budget.saturating_sub(3);
             if self.jobs.get(&job).is_some_and(|job| job.record.state != JobState::Deleting) {
                 self.begin_delete(step, job);
             }

@@ -28,7 +28,9 @@ pub struct ClusterVersion(pub u32);
 impl ClusterVersion {
     /// What a cluster is at that says nothing of its version: the builds of before there were any.
     pub const V1: ClusterVersion = ClusterVersion(1);
-    /// The version itself, and that it can be held; dependencies, exit conditions, job schedules.
+    /// The version itself, and that it can be held; removal of coordinators in two steps, draining of workers, outputs that
+    /// are judged by their attempt, entries with a fence, questions between coordinators about clocks and older disks; and
+    /// dependencies, exit conditions, job schedules.
     pub const V2: ClusterVersion = ClusterVersion(2);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]

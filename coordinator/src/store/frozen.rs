@@ -35,7 +35,7 @@ pub struct Frozen {
     /// What rows from the cursor on were when the view was made, if they were written since; `None`: not there.
     kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     kept_bytes: usize,
-    /// A slice could not be read, and what it had taken is gone.
+    /// A slice could not be read, and what it had taken is gone; or a row could not be kept.
     is_broken: bool,
 }
 
@@ -57,7 +57,7 @@ impl Frozen {
             if key < cursor.as_slice() || self.kept.contains_key(key) {
                 continue;
             }
-            let value = self.store.get(key)?;
+            let value = self.store.get(key).inspect_err(|_| self.is_broken = true)?;
             self.kept_bytes += size_of_kept(key, value.as_ref());
             self.kept.insert(key.to_vec(), value);
         }
@@ -67,7 +67,7 @@ impl Frozen {
     /// The next rows in key order, perhaps none; `None` after the last slice. After an error the view is of no use.
     pub fn next_slice(&mut self, max: SliceMax) -> Result<Option<Vec<Row>>, Error> {
         if self.is_broken {
-            return Err(Error::Io("an earlier slice could not be read".to_owned()));
+            return Err(Error::Io("an earlier row or slice could not be read".to_owned()));
         }
         let Some(start) = self.cursor.take() else { return Ok(None) };
         let store = self.store.clone();

@@ -99,6 +99,7 @@ impl ConnectionHandler for Handler {
                 Protocol::Snapshot => &[Protocol::Snapshot],
                 Protocol::Engine => &[Protocol::Engine],
                 Protocol::Build => &[Protocol::Build],
+                Protocol::Output => &[Protocol::Output],
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(Negotiation(offer), reply),

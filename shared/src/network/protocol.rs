@@ -36,11 +36,14 @@ pub enum Protocol {
     Engine,
     /// Which build a coordinator is (`protocol::build`).
     Build,
+    /// As `Data`, from a worker to a coordinator that refuses outputs of attempts that were given up. A name of its own, so
+    /// that a worker knows before it gives anything away whether the coordinator understands it.
+    Output,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 7] = [
+    pub const ALL: [Protocol; 8] = [
         Protocol::Session,
         Protocol::Files,
         Protocol::Data,
@@ -48,6 +51,7 @@ impl Protocol {
         Protocol::Snapshot,
         Protocol::Engine,
         Protocol::Build,
+        Protocol::Output,
     ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
@@ -60,13 +64,14 @@ impl Protocol {
             Protocol::Snapshot => "/lote/snapshot/1",
             Protocol::Engine => "/lote/engine/1",
             Protocol::Build => "/lote/build/1",
+            Protocol::Output => "/lote/output/1",
         }
     }
 
     /// Whether a member of this role may open such a stream to another.
     pub const fn may_open(self, role: Role) -> bool {
         match self {
-            Protocol::Session => matches!(role, Role::Worker),
+            Protocol::Session | Protocol::Output => matches!(role, Role::Worker),
             Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
                 matches!(role, Role::Coordinator)
             }
@@ -78,9 +83,12 @@ impl Protocol {
     /// through the coordinator that holds the host's session.
     pub const fn may_serve(self, role: Role) -> bool {
         match self {
-            Protocol::Session | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
-                matches!(role, Role::Coordinator)
-            }
+            Protocol::Session
+            | Protocol::Raft
+            | Protocol::Snapshot
+            | Protocol::Engine
+            | Protocol::Build
+            | Protocol::Output => matches!(role, Role::Coordinator),
             Protocol::Files | Protocol::Data => true,
         }
     }
@@ -91,7 +99,7 @@ impl Protocol {
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
             Protocol::Session | Protocol::Snapshot | Protocol::Build => 4,
-            Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 16,
+            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 16,
         }
     }
 
@@ -100,7 +108,7 @@ impl Protocol {
         match self {
             Protocol::Session => 256,
             Protocol::Snapshot | Protocol::Build => 4,
-            Protocol::Files | Protocol::Data | Protocol::Raft | Protocol::Engine => 64,
+            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 64,
         }
     }
 
@@ -110,7 +118,7 @@ impl Protocol {
             Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
             Protocol::Snapshot => 64 * 1024,
             Protocol::Build => 1024,
-            Protocol::Files | Protocol::Data => 1024 * 1024,
+            Protocol::Files | Protocol::Data | Protocol::Output => 1024 * 1024,
         }
     }
 
@@ -154,6 +162,7 @@ mod tests {
             (Protocol::Snapshot, true, false, true, false),
             (Protocol::Engine, true, false, true, false),
             (Protocol::Build, true, false, true, false),
+            (Protocol::Output, false, true, true, false),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

@@ -1,15 +1,14 @@
 //! [`Source`] and [`Sink`] for the cluster's own storage: chunks over `/lote/data/1` instead of HTTP.
 //!
 //! A URL below one of the endpoints that coordinators named in their welcomes is resolved at the last of them, or at
-//! another that can be reached, with the signature it carries; the chunks come into a cache that all tasks of the host share, and the file is laid down from it, so a
-//! retry or the next task transfers only what is not here. Outputs are cut into chunks in the same cache, and only
+//! another that can be reached, with the signature it carries; the chunks come into a cache that all tasks of the host
+//! share, and the file is laid down from it, so a retry or the next task transfers only what is not here. Outputs are cut into chunks in the same cache, and only
 //! those the coordinator lacks are given before the blob is committed. Every other URL goes over HTTP. Once an
 //! endpoint is known nothing below it falls back to HTTP: where no coordinator can be reached, or a stream breaks, it is a
-//! transient fault like any other. Before
-//! the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
+//! transient fault like any other. Before the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
 //!
-//! An output is committed in the name of its attempt, and refused once that has been given up: it never replaces what the
-//! next attempt wrote. At other URLs nobody can see to that.
+//! An output that goes this way is committed in the name of its attempt, and refused once that has been given up: it never
+//! replaces what the next attempt wrote. At other URLs nobody can see to that.
 //!
 //! The cache survives crashes, but nothing depends on it: a torn or missing chunk is noticed and fetched again.
 
@@ -113,16 +112,17 @@ impl OwnStore {
     }
 
     /// The first that can be reached: any coordinator serves every blob.
-    async fn open(&self, peers: &[PeerId]) -> Result<Stream, OpenError> {
+    async fn open(&self, peers: &[PeerId], protocol: Protocol) -> Result<Stream, OpenError> {
         let (last, before) = peers.split_last().ok_or(OpenError::NotServed)?;
         for peer in before {
-            let open = self.network.open(*peer, Protocol::Data);
+            let open = self.network.open(*peer, protocol);
             match tokio::time::timeout(OPEN_WITHIN, open).await.unwrap_or(Err(OpenError::Timeout)) {
-                Ok(stream) => return Ok(stream),
+                // Whoever serves is as good as any other, and so is what it does not serve.
+                found @ (Ok(_) | Err(OpenError::NotServed)) => return found,
                 Err(error) => tracing::debug!(%peer, %error, "content is asked of another coordinator"),
             }
         }
-        self.network.open(*last, Protocol::Data).await
+        self.network.open(*last, protocol).await
     }
 
     /// Holds one conversation and ends it in good order if nothing broke.
@@ -132,7 +132,15 @@ impl OwnStore {
         talk: impl AsyncFnOnce(&mut Conversation) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _place = self.room.acquire().await.map_err(|_| Error::Broken("the worker stops".into()))?;
-        let stream = self.open(peers).await.map_err(|error| match error {
+        self.talk(self.open(peers, Protocol::Data).await, talk).await
+    }
+
+    async fn talk<T>(
+        &self,
+        stream: Result<Stream, OpenError>,
+        talk: impl AsyncFnOnce(&mut Conversation) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let stream = stream.map_err(|error| match error {
             OpenError::Timeout => Error::TimedOut,
             error => Error::Broken(format!("no stream to a coordinator: {error}")),
         })?;
@@ -194,7 +202,16 @@ impl OwnStore {
         })
         .await?;
         headers.content_md5.get_or_insert_with(|| digest.0.finalize().into());
-        self.converse(peers, async |client| {
+        let _place = self.room.acquire().await.map_err(|_| Error::Broken("the worker stops".into()))?;
+        let (stream, producer) = match producer {
+            None => (self.open(peers, Protocol::Data).await, None),
+            Some(producer) => match self.open(peers, Protocol::Output).await {
+                // A build that judges no attempts takes outputs as it always did.
+                Err(OpenError::NotServed) => (self.open(peers, Protocol::Data).await, None),
+                stream => (stream, Some(producer)),
+            },
+        };
+        self.talk(stream, async |client| {
             client.give(&self.cache, &manifest).await.map_err(failed)?;
             client.commit(url, &manifest, headers, metadata, producer).await.map_err(failed)?;
             Ok(manifest.length)

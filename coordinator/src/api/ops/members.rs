@@ -7,7 +7,7 @@ use crate::engine::{Engine, Unavailable};
 use crate::join::server::Doors;
 use crate::join::token::{self, Token};
 use crate::members;
-use crate::state::{Action, Cluster, HostState, MembershipCode, Refusal, RefusalCode, keys};
+use crate::state::{Action, Cluster, ClusterVersion, HostState, MembershipCode, Refusal, RefusalCode, keys};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use lote_shared::model::{MemberRole, TokenId};
@@ -277,7 +277,12 @@ async fn remove_member(
 
 /// Begins to drain it; the rest is up to its host and to the state, whether or not anybody looks on.
 async fn remove_worker(admin: &Admin, peer: String, forced: bool) -> HttpResponse {
-    let drain = Action::HostDrain { peer: peer.clone(), forced };
+    let drain = if admin.engine.version() >= ClusterVersion::V2 {
+        Action::HostDrain { peer: peer.clone(), forced }
+    } else {
+        // Beside a build that knows no draining it goes at once.
+        Action::MemberRemove { peer: peer.clone() }
+    };
     match admin.engine.propose(keys::CLUSTER, drain).await {
         Ok(Ok(_)) => {}
         Ok(Err(refusal)) => return refused(&refusal),
