@@ -11,6 +11,7 @@ import datetime
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from types import ModuleType
 
 
 #: Publisher, offer, sku and node agent of the image that pools get unless they say otherwise.
@@ -73,6 +74,8 @@ class Sdk:
     name: str
     #: Exceptions that stand for an answer of the service.
     errors: tuple[type[BaseException], ...]
+    #: The models of this generation.
+    models: ModuleType
 
     def refusal(self, error: BaseException) -> Refusal:
         raise NotImplementedError
@@ -91,6 +94,20 @@ class Sdk:
             )
         else:
             raise AssertionError(f"expected {status} {code}, but the call succeeded")
+
+    def exit_conditions(self, codes=None, ranges=None, **more):
+        """Options by exit code, by range of codes, and by `default`, `file_upload_error`, `pre_processing_error`."""
+        return self.models.ExitConditions(
+            exit_codes=[
+                self.models.ExitCodeMapping(code=code, exit_options=self.models.ExitOptions(**options))
+                for code, options in (codes or {}).items()
+            ],
+            exit_code_ranges=[
+                self.models.ExitCodeRangeMapping(start=start, end=end, exit_options=self.models.ExitOptions(**options))
+                for (start, end), options in (ranges or {}).items()
+            ],
+            **{name: self.models.ExitOptions(**options) for name, options in more.items()},
+        )
 
     def is_gone(self, look) -> bool:
         """Whether `look()` is answered with 404."""

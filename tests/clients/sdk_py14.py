@@ -26,6 +26,7 @@ def _pages(paged) -> list[list]:
 
 class Py14(Sdk):
     name = "py14"
+    models = models
     errors = (models.BatchErrorException, CreateTasksErrorException)
 
     def __init__(self, endpoints, key: str | None = None):
@@ -151,20 +152,6 @@ class Py14(Sdk):
     def acts_on_failure(self):
         """The member of a job with which ends of its tasks may end or disable it."""
         return {"on_task_failure": models.OnTaskFailure.perform_exit_options_job_action}
-
-    def exit_conditions(self, codes=None, ranges=None, **more):
-        """Options by exit code, by range of codes, and by `default`, `file_upload_error`, `pre_processing_error`."""
-        return models.ExitConditions(
-            exit_codes=[
-                models.ExitCodeMapping(code=code, exit_options=models.ExitOptions(**options))
-                for code, options in (codes or {}).items()
-            ],
-            exit_code_ranges=[
-                models.ExitCodeRangeMapping(start=start, end=end, exit_options=models.ExitOptions(**options))
-                for (start, end), options in (ranges or {}).items()
-            ],
-            **{name: models.ExitOptions(**options) for name, options in more.items()},
-        )
 
     def job_preparation(self, command_line):
         return models.JobPreparationTask(command_line=command_line)

@@ -36,6 +36,7 @@ def _conditions(conditions):
 
 class Py15(Sdk):
     name = "py15"
+    models = models
     errors = (HttpResponseError,)
 
     def __init__(self, endpoints, key: str | None = None):
@@ -165,20 +166,6 @@ class Py15(Sdk):
     def acts_on_failure(self):
         """The member of a job with which ends of its tasks may end or disable it."""
         return {"task_failure_mode": models.BatchTaskFailureMode.PERFORM_EXIT_OPTIONS_JOB_ACTION}
-
-    def exit_conditions(self, codes=None, ranges=None, **more):
-        """Options by exit code, by range of codes, and by `default`, `file_upload_error`, `pre_processing_error`."""
-        return models.ExitConditions(
-            exit_codes=[
-                models.ExitCodeMapping(code=code, exit_options=models.ExitOptions(**options))
-                for code, options in (codes or {}).items()
-            ],
-            exit_code_ranges=[
-                models.ExitCodeRangeMapping(start=start, end=end, exit_options=models.ExitOptions(**options))
-                for (start, end), options in (ranges or {}).items()
-            ],
-            **{name: models.ExitOptions(**options) for name, options in more.items()},
-        )
 
     def job_preparation(self, command_line):
         return models.BatchJobPreparationTask(command_line=command_line)

@@ -5,7 +5,8 @@
 //! share, and the file is laid down from it, so a retry or the next task transfers only what is not here. Outputs are cut into chunks in the same cache, and only
 //! those the coordinator lacks are given before the blob is committed. Every other URL goes over HTTP. Once an
 //! endpoint is known nothing below it falls back to HTTP: where no coordinator can be reached, or a stream breaks, it is a
-//! transient fault like any other. Before the first welcome of a process (only a task adopted from an earlier one can be so early) all goes over HTTP.
+//! transient fault like any other. Before the first welcome of a process (only a task adopted from an earlier one can be
+//! so early) files are fetched over HTTP, and outputs wait.
 //!
 //! An output that goes this way is committed in the name of its attempt, and refused once that has been given up: it never
 //! replaces what the next attempt wrote. At other URLs nobody can see to that.
@@ -28,7 +29,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
 const CONVERSATIONS_MAX: usize = 8;
@@ -38,12 +39,18 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// A coordinator that cannot be reached in this time gives way to the next.
 const OPEN_WITHIN: Duration = Duration::from_secs(3);
+/// An output waits so long for the first welcome of its worker before it is tried again.
+const WELCOME_WITHIN: Duration = Duration::from_secs(60);
 /// Endpoints remembered; each coordinator names one per account.
 const ENDPOINTS_MAX: usize = 256;
 
 /// Where the own storage is: told by the coordinators that welcomed this host. Clones mean the same.
 #[derive(Debug, Clone, Default)]
-pub struct Home(Arc<Mutex<Option<Told>>>);
+pub struct Home {
+    told: Arc<Mutex<Option<Told>>>,
+    /// Whether anybody has told.
+    known: Arc<watch::Sender<bool>>,
+}
 
 #[derive(Debug)]
 struct Told {
@@ -59,25 +66,32 @@ struct Told {
 impl Home {
     /// Who else can be asked.
     pub fn set_coordinators(&self, peers: Vec<PeerId>) {
-        if let Some(told) = &mut *self.0.lock() {
+        if let Some(told) = &mut *self.told.lock() {
             told.others = peers;
         }
     }
 
     /// `endpoints` are URLs without a final slash.
     pub fn set(&self, peer: PeerId, mut endpoints: Vec<String>) {
-        let mut home = self.0.lock();
+        let mut home = self.told.lock();
         let (before, others) = home.take().map(|told| (told.endpoints, told.others)).unwrap_or_default();
         let before = before.into_iter().filter(|end| !endpoints.contains(end)).collect::<Vec<_>>();
         endpoints.extend(before);
         endpoints.truncate(ENDPOINTS_MAX);
         *home = Some(Told { peer, others, endpoints });
+        self.known.send_replace(true);
+    }
+
+    /// Waits until somebody has said which storage is the own; false if nobody does for so long.
+    async fn is_known(&self, within: Duration) -> bool {
+        // The sender is here, so the wait ends with a value.
+        tokio::time::timeout(within, self.known.subscribe().wait_for(|known| *known)).await.is_ok()
     }
 
     /// Whom to ask for this URL, in this order, if it is one of the own storage, and the URL as HTTP would send it.
     fn of(&self, url: &str) -> Option<(Vec<PeerId>, String)> {
         let url = String::from(Url::parse(url).ok()?);
-        let home = self.0.lock();
+        let home = self.told.lock();
         let Told { peer, others, endpoints } = home.as_ref()?;
         let is_below =
             |end: &String| url.strip_prefix(end.as_str()).is_some_and(|rest| rest.starts_with('/'));
@@ -256,13 +270,17 @@ impl Sink for OwnStore {
         headers: &'a [(String, String)],
         producer: Option<Producer>,
     ) -> BoxFuture<'a, Result<u64, Error>> {
-        let own = self.blob_url(container, name).ok().and_then(|url| self.home.of(&url));
-        match own {
-            Some((peers, url)) => {
-                Box::pin(async move { self.upload_file(&peers, &url, file, headers, producer).await })
+        Box::pin(async move {
+            // An adopted task may end before its worker is welcomed. Over HTTP nobody would judge its attempt.
+            if producer.is_some() && !self.home.is_known(WELCOME_WITHIN).await {
+                return Err(Error::Broken("no coordinator has said yet which storage is its own".into()));
             }
-            None => self.others.upload(container, name, file, headers, producer),
-        }
+            let own = self.blob_url(container, name).ok().and_then(|url| self.home.of(&url));
+            match own {
+                Some((peers, url)) => self.upload_file(&peers, &url, file, headers, producer).await,
+                None => self.others.upload(container, name, file, headers, producer).await,
+            }
+        })
     }
 }
 
