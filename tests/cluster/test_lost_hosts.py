@@ -1,12 +1,18 @@
 """Hosts that are gone, silent or stopped: their tasks run elsewhere in time, and never twice at once."""
 
+import os
+import random
+import signal
+import time
+
 import pytest
 
 from lote_cluster import wait_for
-from rig import clock
+from rig import cli, clock, faults, names
 from invariants.no_rerun_because_of_a_coordinator import Loss
 from invariants.one_live_attempt_per_task import Freeze
 from rig.figures import tell
+from rig.process import freeze
 from rig.trial import Trial
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -15,6 +21,8 @@ LEASE = 2.0
 #: What the specification allows between the loss and the next start, and what a loaded machine of two cores is given.
 ALLOWED = LEASE * 1.1 + 1.0
 GENEROUS = ALLOWED * 4 + 10.0
+#: How often something stands still in the test of odd moments.
+ODD_MOMENTS = 60 if os.environ.get("LOTE_SLOW") == "1" else 6
 
 
 @pytest.fixture
@@ -108,3 +116,38 @@ def test_a_worker_that_is_back_within_the_lease(lote_cluster, folder):
         worker.start()
     trial.verdict()
     assert trial.log().repeated() == {}
+
+
+@pytest.mark.timeout(240 + 10 * ODD_MOMENTS)
+def test_halves_of_hosts_stand_still_at_odd_moments(lote_cluster, folder):
+    """A worker, its keeper, or all of a host, for less or more than a lease: never two live attempts of a task."""
+    cluster = lote_cluster(coordinators=3, workers=3, lease=LEASE, cores=2)
+    trial = Trial(cluster, folder, nodes=3)
+    seed = faults.seed()
+    chance = random.Random(seed)
+    print(f"replayed by LOTE_SEED={seed}", flush=True)
+    load = trial.start_load(limit=100_000, seconds=1.0, chunk=2, pause=0.9)
+    trial.wait_for_starts(5)
+    for _ in range(ODD_MOMENTS):
+        worker = chance.choice(list(cluster.workers.values()))
+        half, pause = chance.choice(["worker", "keeper", "host"]), chance.uniform(0.1, 2.5 * LEASE)
+        begun = clock.now()
+        keepers = cli.keepers(worker.host) if half == "keeper" else []
+        if half == "worker":
+            worker.freeze()
+        elif half == "host":
+            worker.freeze_all()
+        for pid in keepers:
+            freeze(pid)
+        time.sleep(pause)
+        if half == "host":
+            trial.freezes.append(Freeze(worker.host.name, begun, clock.now()))
+            worker.thaw_all()
+        elif half == "worker":
+            worker.thaw()
+        for pid in keepers:
+            names.send_signal(pid, signal.SIGCONT)
+        trial.losses.append(Loss(worker.host.name, begun))
+        assert not load.failures, load.failures
+        time.sleep(chance.uniform(0.0, 1.5))
+    tell(f"{ODD_MOMENTS} workers, keepers or hosts stood still: {trial.verdict()}")
