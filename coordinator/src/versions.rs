@@ -106,7 +106,7 @@ impl Versions {
     async fn rehearse(&self) {
         let is_due = self
             .engine
-            .read(|cluster| cluster.version() >= ClusterVersion::V3 && cluster.rehearsed().is_none());
+            .read(|cluster| cluster.version() >= ClusterVersion::NEXT && cluster.rehearsed().is_none());
         if is_due {
             let software = version::SOFTWARE.to_owned();
             if let Err(error) = self.engine.propose(keys::CLUSTER, Action::Rehearse { software }).await {

@@ -32,9 +32,12 @@ impl ClusterVersion {
     /// are judged by their attempt, entries with a fence, questions between coordinators about clocks and older disks; and
     /// dependencies, exit conditions, job schedules.
     pub const V2: ClusterVersion = ClusterVersion(2);
+    /// The rest of the job model (auto pools, job manager, preparation and release tasks, applications), and what Blob
+    /// storage lacked.
+    pub const V3: ClusterVersion = ClusterVersion(3);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]
-    pub const V3: ClusterVersion = ClusterVersion(3);
+    pub const NEXT: ClusterVersion = ClusterVersion(4);
 }
 
 impl Default for ClusterVersion {
@@ -53,9 +56,9 @@ impl fmt::Display for ClusterVersion {
 pub const OLDEST: ClusterVersion = ClusterVersion::V1;
 /// The last one.
 #[cfg(not(feature = "next-version"))]
-pub const NEWEST: ClusterVersion = ClusterVersion::V2;
-#[cfg(feature = "next-version")]
 pub const NEWEST: ClusterVersion = ClusterVersion::V3;
+#[cfg(feature = "next-version")]
+pub const NEWEST: ClusterVersion = ClusterVersion::NEXT;
 
 /// What this build calls itself.
 #[cfg(not(feature = "next-version"))]
@@ -219,8 +222,9 @@ impl Action {
             | Action::ScheduleAdd { .. }
             | Action::ScheduleChange { .. }
             | Action::ScheduleCheck { .. } => ClusterVersion::V2,
+            Action::Blob(action) => action.since(),
             #[cfg(feature = "next-version")]
-            Action::Rehearse { .. } => ClusterVersion::V3,
+            Action::Rehearse { .. } => ClusterVersion::NEXT,
             Action::AccountAdd { .. }
             | Action::PoolAdd { .. }
             | Action::PoolPatch { .. }
@@ -253,8 +257,6 @@ impl Action {
             | Action::Report { .. }
             | Action::RetryDue { .. }
             | Action::Continue { .. }
-            // A new kind of blob action has a version of its own; there is none yet.
-            | Action::Blob(_)
             | Action::ClusterInit { .. }
             | Action::TokenAdd { .. }
             | Action::TokenRevoke { .. }
@@ -340,7 +342,7 @@ impl Cluster {
     /// How far one change moves the ETags on.
     #[cfg(feature = "next-version")]
     pub(super) fn etag_step(&self) -> u64 {
-        if self.version() >= ClusterVersion::V3 { 2 } else { 1 }
+        if self.version() >= ClusterVersion::NEXT { 2 } else { 1 }
     }
 
     #[cfg(not(feature = "next-version"))]

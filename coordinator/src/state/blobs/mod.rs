@@ -29,6 +29,7 @@ pub use records::{Blob, Block, BlockSet, Container, Headers, Metadata};
 
 use super::keys::Table;
 use super::reply::{RefusalCode, Reply};
+use super::version::ClusterVersion;
 use super::{Batch, Condition, Stamp};
 use lote_shared::chunks::Manifest;
 use lote_shared::model::{AccountId, Timestamp};
@@ -98,6 +99,23 @@ pub enum BlobAction {
     },
     /// The next slice of removing what is detached or too old, in the command's account.
     Sweep,
+}
+
+impl BlobAction {
+    /// The cluster version from which on this may be proposed ([`super::Action::since`]).
+    pub fn since(&self) -> ClusterVersion {
+        match self {
+            BlobAction::ContainerCreate { .. }
+            | BlobAction::ContainerDelete { .. }
+            | BlobAction::ContainerMetadata { .. }
+            | BlobAction::Put { .. }
+            | BlobAction::Stage { .. }
+            | BlobAction::Delete { .. }
+            | BlobAction::SetMetadata { .. }
+            | BlobAction::SetHeaders { .. }
+            | BlobAction::Sweep => ClusterVersion::V1,
+        }
+    }
 }
 
 /// What a block list was composed from; a commit of anything else is refused as [`RefusalCode::Fenced`], and the
