@@ -16,6 +16,7 @@ mod members;
 mod output;
 mod recover;
 mod settings;
+mod sim;
 mod status;
 mod stop;
 mod up;
@@ -72,6 +73,9 @@ enum Command {
     Restore(backup::RestoreArguments),
     /// Make a damaged coordinator, or the last one left, a cluster of one.
     Recover(recover::Arguments),
+    /// The simulator: the same cores that run a cluster, in a world of virtual time, faults and seeds.
+    #[command(subcommand)]
+    Sim(sim::Sim),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
     /// The process that owns task processes; started by workers.
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
         Command::Restore(restore) => backup::restore(restore),
         Command::Recover(recover) => recover::main(recover),
         Command::Inspect(inspect) => inspect::main(inspect),
+        Command::Sim(sim) => sim::main(sim),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "lote", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

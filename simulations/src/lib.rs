@@ -19,10 +19,12 @@ pub mod client;
 pub mod coordinator;
 pub mod faults;
 pub mod host;
+pub mod html;
 pub mod oracle;
 pub mod report;
 pub mod sabotage;
 pub mod scenario;
+pub mod series;
 mod simulation;
 pub mod world;
 
@@ -31,12 +33,24 @@ pub use report::{Counts, Report};
 pub use sabotage::Sabotage;
 pub use scenario::Scenario;
 
-/// Runs a scenario from a seed.
-pub fn run(scenario: &Scenario, seed: u64) -> Report {
-    simulation::Simulation::new(scenario, seed, None, 0).run(seed)
+/// How a run is watched; none of it changes what happens, but for a planted bug.
+#[derive(Default)]
+pub struct Options {
+    pub sabotage: Option<Sabotage>,
+    /// So many of the last events are kept in words.
+    pub lines: usize,
+    /// The run ends here, unfinished, and what must hold at the end is not asked.
+    pub until_ms: Option<u64>,
+    /// Told of every event.
+    pub listener: Option<world::Listener>,
 }
 
-/// As [`run`], with a planted bug and the last `lines` events in words.
-pub fn run_with(scenario: &Scenario, seed: u64, sabotage: Option<Sabotage>, lines: usize) -> Report {
-    simulation::Simulation::new(scenario, seed, sabotage, lines).run(seed)
+/// Runs a scenario from a seed.
+pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_with(scenario, seed, Options::default())
+}
+
+/// As [`run`], watched.
+pub fn run_with(scenario: &Scenario, seed: u64, options: Options) -> Report {
+    simulation::Simulation::new(scenario, seed, options).run(seed)
 }

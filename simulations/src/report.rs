@@ -1,11 +1,13 @@
 //! What a run tells.
 
 use crate::oracle::Violation;
+use crate::series::Series;
 use crate::world::{Line, TraceHash};
+use serde::Serialize;
 use std::fmt;
 
 /// How often what happened; all zero in a quiet run means the scenario tests nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub faults: u64,
     /// Processes started.
@@ -31,6 +33,30 @@ pub struct Counts {
     pub asked_back: u64,
 }
 
+impl Counts {
+    /// Each with its name, for people.
+    pub fn named(&self) -> [(&'static str, u64); 16] {
+        [
+            ("faults", self.faults),
+            ("processes started", self.attempts),
+            ("log entries", self.entries),
+            ("commands", self.commands),
+            ("host crashes", self.host_crashes),
+            ("coordinator crashes", self.coordinator_crashes),
+            ("sessions", self.sessions),
+            ("hosts lost", self.hosts_lost),
+            ("killed at the deadline", self.deadline_kills),
+            ("attempts adopted", self.adopted),
+            ("entries unheard of", self.unheard_entries),
+            ("entries replayed", self.entries_replayed),
+            ("reports fenced", self.fenced),
+            ("retries", self.retries),
+            ("chunks sent again", self.chunks_sent_again),
+            ("attempts asked back", self.asked_back),
+        ]
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub scenario: String,
@@ -43,6 +69,9 @@ pub struct Report {
     pub events: u64,
     pub counts: Counts,
     pub hash: TraceHash,
+    /// Whether it ended at the time that was asked for and not by itself.
+    pub cut_short: bool,
+    pub series: Series,
     pub violations: Vec<Violation>,
     /// The last events in words, if lines were kept.
     pub last_lines: Vec<Line>,
@@ -50,7 +79,56 @@ pub struct Report {
 
 impl Report {
     pub fn is_clean(&self) -> bool {
-        self.violations.is_empty() && self.finished_at_ms.is_some()
+        self.violations.is_empty() && (self.finished_at_ms.is_some() || self.cut_short)
+    }
+
+    /// What kept the work from being done sooner, as far as the slots can tell.
+    pub fn bottleneck(&self) -> Option<Bottleneck> {
+        let end_ms = self.finished_at_ms?;
+        let used = self.series.utilisation(end_ms)?;
+        let last_queued =
+            self.series.samples.iter().rev().find(|sample| sample.at_ms <= end_ms && sample.queued > 0);
+        let tail_ms = end_ms.saturating_sub(last_queued.map_or(0, |sample| sample.at_ms));
+        Some(match used {
+            _ if tail_ms * 3 > end_ms => Bottleneck::LastTasks { tail_ms },
+            800.. => Bottleneck::Slots { per_mille: used },
+            _ => Bottleneck::Supply { per_mille: used },
+        })
+    }
+}
+
+/// See [`Report::bottleneck`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Bottleneck {
+    /// Slots were busy nearly all the time: more of them make it shorter.
+    Slots { per_mille: u64 },
+    /// For so long nothing waited any more and the last tasks ran: only shorter tasks make it shorter.
+    LastTasks { tail_ms: u64 },
+    /// Slots stood empty while tasks waited: adding, dispatching, the log, or faults.
+    Supply { per_mille: u64 },
+}
+
+impl fmt::Display for Bottleneck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_cent = |per_mille: &u64| format!("{}.{} %", per_mille / 10, per_mille % 10);
+        match self {
+            Bottleneck::Slots { per_mille } => {
+                write!(f, "slots: {} of their time was used; more slots would help", per_cent(per_mille))
+            }
+            Bottleneck::LastTasks { tail_ms } => {
+                write!(
+                    f,
+                    "the last tasks: for {} s nothing waited any more; more slots would not help",
+                    tail_ms / 1_000
+                )
+            }
+            Bottleneck::Supply { per_mille } => write!(
+                f,
+                "not the slots, of whose time {} was used: adding, the log, or faults",
+                per_cent(per_mille)
+            ),
+        }
     }
 }
 

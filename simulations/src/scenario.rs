@@ -2,6 +2,7 @@
 //!
 //! Everything here is data. Whatever differs between two runs of one scenario comes from the seed.
 
+use crate::faults::Kind;
 use crate::world::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum Error {
     #[error("the scenario cannot be read: {0}")]
     Toml(#[from] toml::de::Error),
+    #[error("the scenario cannot be written: {0}")]
+    Written(#[from] toml::ser::Error),
+    #[error("there is no `{0}` in the scenario to be changed")]
+    NoSuch(String),
     #[error("`{name}` {why}")]
     Value { name: &'static str, why: &'static str },
 }
@@ -98,6 +103,27 @@ pub struct FaultsScenario {
     /// How long a host stays down, stands still or is cut off.
     pub outage_ms: Between,
     pub coordinator_outage_ms: Between,
+    /// What operators do, or what strikes many at once.
+    pub planned: Vec<Planned>,
+}
+
+/// A fault at a known time, once or at equal intervals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planned {
+    pub fault: Kind,
+    pub at_ms: u64,
+    #[serde(default)]
+    pub every_ms: u64,
+    #[serde(default = "once")]
+    pub times: u32,
+    /// So many of a thousand hosts at once, drawn anew each time; absent: one host, the next in turn.
+    pub share: Option<u32>,
+    pub outage_ms: Between,
+}
+
+fn once() -> u32 {
+    1
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,8 +181,25 @@ impl Scenario {
 
     /// 50 nodes finish 10 000 tasks while hosts, workers, connections and the coordinator fail.
     pub fn first_light() -> Scenario {
-        let text = include_str!("../scenarios/first-light.toml");
-        Scenario::parse(text).expect("the scenario in the tree is read by a test")
+        Scenario::named("first-light").expect("the scenario in the tree is read by a test")
+    }
+
+    /// A scenario that comes with Lote.
+    pub fn named(name: &str) -> Option<Scenario> {
+        let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+        Scenario::parse(text).ok()
+    }
+
+    /// As [`Scenario::parse`], with single values exchanged: `job.tasks` and `5000`, say.
+    pub fn parse_with(text: &str, changes: &[(String, String)]) -> Result<Scenario, Error> {
+        let mut table: toml::Table = toml::from_str(text)?;
+        for (path, value) in changes {
+            let value = toml::from_str::<toml::Table>(&format!("value = {value}"))?;
+            let Some(value) = value.get("value").cloned() else { continue };
+            set(&mut table, path, value)?;
+        }
+        // By way of the text, so that errors look the same.
+        Scenario::parse(&toml::to_string(&table)?)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -179,6 +222,20 @@ impl Scenario {
         if self.job.hanging > 0 && self.job.wall_clock_ms == 0 {
             return Err(Error::Value { name: "job.wall_clock_ms", why: "must end tasks that hang" });
         }
+        for planned in &self.faults.planned {
+            if planned.times > 1 && planned.every_ms == 0 {
+                return Err(Error::Value {
+                    name: "faults.planned.every_ms",
+                    why: "must tell repeated faults apart",
+                });
+            }
+            if planned.share.is_some_and(|share| share > 1_000) {
+                return Err(Error::Value {
+                    name: "faults.planned.share",
+                    why: "must be at most 1000, of a thousand",
+                });
+            }
+        }
         for (name, between) in [
             ("cluster.commit_ms", self.cluster.commit_ms),
             ("cluster.delay_ms", self.cluster.delay_ms),
@@ -193,6 +250,32 @@ impl Scenario {
     }
 }
 
+fn set(table: &mut toml::Table, path: &str, value: toml::Value) -> Result<(), Error> {
+    let no_such = || Error::NoSuch(path.to_owned());
+    let (folders, name) = path.rsplit_once('.').ok_or_else(no_such)?;
+    let mut at = table;
+    for folder in folders.split('.') {
+        at = at.get_mut(folder).and_then(toml::Value::as_table_mut).ok_or_else(no_such)?;
+    }
+    at.insert(name.to_owned(), value);
+    Ok(())
+}
+
+/// The scenarios of the tree, by name.
+pub const BUILT_IN: [(&str, &str); 11] = [
+    ("quiet", include_str!("../scenarios/quiet.toml")),
+    ("first-light", include_str!("../scenarios/first-light.toml")),
+    ("storm", include_str!("../scenarios/storm.toml")),
+    ("slow-log", include_str!("../scenarios/slow-log.toml")),
+    ("rolling-restart", include_str!("../scenarios/rolling-restart.toml")),
+    ("leader-storm", include_str!("../scenarios/leader-storm.toml")),
+    ("half-vanish", include_str!("../scenarios/half-vanish.toml")),
+    ("slow-links", include_str!("../scenarios/slow-links.toml")),
+    ("preemption-waves", include_str!("../scenarios/preemption-waves.toml")),
+    ("one-million-tasks", include_str!("../scenarios/one-million-tasks.toml")),
+    ("ten-thousand-nodes", include_str!("../scenarios/ten-thousand-nodes.toml")),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +286,29 @@ mod tests {
         assert_eq!((scenario.job.tasks, scenario.pool.nodes), (10_000, 50));
         let written = toml::to_string(&scenario).unwrap();
         assert_eq!(Scenario::parse(&written).unwrap(), scenario);
+    }
+
+    #[test]
+    fn every_scenario_of_the_tree_is_built_in_under_its_name() {
+        for (name, _) in BUILT_IN {
+            assert_eq!(Scenario::named(name).unwrap_or_else(|| panic!("{name}")).name, name);
+        }
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), BUILT_IN.len());
+    }
+
+    #[test]
+    fn single_values_can_be_changed() {
+        let text = include_str!("../scenarios/quiet.toml");
+        let change =
+            |path: &str, value: &str| Scenario::parse_with(text, &[(path.to_owned(), value.to_owned())]);
+        assert_eq!(change("job.tasks", "7").unwrap().job.tasks, 7);
+        assert_eq!(change("job.run_time_ms", "{ fixed = 9 }").unwrap().job.run_time_ms, RunTime::Fixed(9));
+        for (path, value) in
+            [("jobs.tasks", "7"), ("tasks", "7"), ("job.tusks", "7"), ("job.tasks", "-1"), ("job.tasks", "[")]
+        {
+            assert!(change(path, value).is_err(), "{path} = {value}");
+        }
     }
 
     #[test]

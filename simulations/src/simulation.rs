@@ -1,5 +1,6 @@
 //! One run: the parts, the events between them, and the loop that takes one event after the other.
 
+use crate::Options;
 use crate::client::{self, Client};
 use crate::coordinator::{self, Coordinator};
 use crate::faults::{self, Fault};
@@ -8,6 +9,7 @@ use crate::oracle::Oracle;
 use crate::report::{Counts, Report};
 use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
+use crate::series::{Mark, Series};
 use crate::world::{
     Arrival, LinkId, Network, NetworkSettings, Notice, Queue, Random, SessionId, Side, Source, Stream, Trace,
 };
@@ -55,6 +57,8 @@ pub enum Event {
     Fault(Fault),
     Healed(LinkId),
     Checkpoint,
+    /// Somebody who changes nothing looks at the cluster.
+    Sample,
 }
 
 /// Everything the parts share.
@@ -69,6 +73,7 @@ pub struct World {
     pub trace: Trace,
     pub oracle: Oracle,
     pub counts: Counts,
+    pub series: Series,
 }
 
 impl World {
@@ -119,10 +124,12 @@ pub struct Simulation {
     hosts: Vec<Host>,
     client: Client,
     finished_at_ms: Option<u64>,
+    until_ms: Option<u64>,
 }
 
 impl Simulation {
-    pub fn new(scenario: &Scenario, seed: u64, sabotage: Option<Sabotage>, lines_kept: usize) -> Simulation {
+    pub fn new(scenario: &Scenario, seed: u64, options: Options) -> Simulation {
+        let Options { sabotage, lines, until_ms, listener } = options;
         let random = Random::new(seed);
         let settings = NetworkSettings {
             delay_min_ms: scenario.cluster.delay_ms.min,
@@ -136,40 +143,47 @@ impl Simulation {
             chance: random.stream("chance", &[]),
             queue: Queue::default(),
             network: Network::new(settings, random.stream("network", &[])),
-            trace: Trace::new(lines_kept),
+            trace: Trace::new(lines, listener),
             oracle: Oracle::default(),
             counts: Counts::default(),
+            series: Series::default(),
         };
         let hosts: Vec<Host> =
             (0..scenario.hosts.count).map(|number| Host::new(number, &mut world)).collect();
         world.queue.at(0, Event::CoordinatorStarts);
         world.queue.at(1, Event::Client(client::Timer::Next));
         world.queue.at(scenario.checks.checkpoint_ms, Event::Checkpoint);
+        world.queue.at(0, Event::Sample);
         for (at_ms, fault) in
             faults::plan(&scenario.faults, scenario.hosts.count, random.stream("faults", &[]))
         {
             world.queue.at(at_ms, Event::Fault(fault));
         }
         let client = Client::new(scenario);
-        Simulation { world, coordinator: Coordinator::default(), hosts, client, finished_at_ms: None }
+        let coordinator = Coordinator::default();
+        Simulation { world, coordinator, hosts, client, finished_at_ms: None, until_ms }
     }
 
     /// Runs to the end: everything finished, a violation, or the time in which everything must be finished is over.
     pub fn run(mut self, seed: u64) -> Report {
-        while self.world.oracle.is_content() && !self.is_over() {
+        while self.world.oracle.is_content() && !self.is_over() && !self.is_cut_short() {
             let Some((_, event)) = self.world.queue.pop() else { break };
             self.step(event);
             if self.world.trace.events() > EVENTS_MAX {
                 self.world.oracle.violated(self.world.now_ms(), "runs_end", "too many events".to_owned());
             }
         }
-        if self.world.oracle.is_content() {
+        let cut_short = self.is_cut_short();
+        if self.world.oracle.is_content() && !cut_short {
             self.check_end();
+        }
+        if let Some(cluster) = self.coordinator.cluster() {
+            self.world.series.conclude(cluster);
         }
         let hash = self.world.trace.hash();
         let retries = |cluster: &Cluster| cluster.all_tasks().map(|task| u64::from(task.retry_count)).sum();
         self.world.counts.retries = self.coordinator.cluster().map_or(0, retries);
-        let World { scenario, queue, trace, oracle, counts, .. } = self.world;
+        let World { scenario, queue, trace, oracle, counts, series, .. } = self.world;
         Report {
             scenario: scenario.name,
             seed,
@@ -179,6 +193,8 @@ impl Simulation {
             events: trace.events(),
             counts,
             hash,
+            cut_short,
+            series,
             violations: oracle.into_violations(),
             last_lines: trace.lines().cloned().collect(),
         }
@@ -194,6 +210,10 @@ impl Simulation {
             Some(at_ms) => now_ms > at_ms.max(self.world.scenario.faults.until_ms.min(at_ms)) + quiet_ms,
             None => now_ms > calm_from_ms + self.world.scenario.checks.settle_ms,
         }
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.until_ms.is_some_and(|until_ms| self.world.now_ms() >= until_ms)
     }
 
     fn step(&mut self, event: Event) {
@@ -223,6 +243,11 @@ impl Simulation {
                 coordinator.check(world);
                 world.in_ms(world.scenario.checks.checkpoint_ms, Event::Checkpoint);
             }
+            Event::Sample => {
+                let live = world.oracle.live();
+                let next_ms = world.series.sample(world.queue.now_ms(), coordinator.cluster(), live);
+                world.queue.at(next_ms, Event::Sample);
+            }
         }
         if self.finished_at_ms.is_none() && self.is_finished() {
             self.finished_at_ms = Some(self.world.now_ms());
@@ -243,6 +268,7 @@ impl Simulation {
         while let Some(packet) = world.network.take(world.queue.now_ms(), session, to) {
             let bytes = codec::encode(1, &packet).unwrap_or_default();
             let source = if to == Side::Host { Source::Host(link.0) } else { Source::Coordinator };
+            world.series.carried(link.0, to == Side::Coordinator, bytes.len());
             world.note(source, packet.kind(), &bytes, || format!("{packet:?}"));
             match to {
                 Side::Coordinator => self.coordinator.on_packet(world, session, packet),
@@ -280,6 +306,7 @@ impl Simulation {
         world.note(Source::World, kind.name(), &payload, || format!("host {number} for {outage_ms} ms"));
         let Some(host) = self.hosts.get_mut(number as usize) else { return };
         world.counts.faults += 1;
+        world.series.mark(Mark { at_ms: world.queue.now_ms(), kind: kind.name(), host: number, outage_ms });
         match kind {
             faults::Kind::HostCrash => host.crash(world, Some(outage_ms)),
             faults::Kind::HostDeath => host.crash(world, None),

@@ -1,8 +1,7 @@
 //! One coordinator and 50 nodes finish 10 000 tasks while hosts, workers, connections and the coordinator fail; and
-//! the same seed is the same run, here and in another process.
+//! the same seed is the same run. (That another process sees the same is a test of `lote sim`.)
 
 use lote_simulations::{Counts, Report, Scenario, run};
-use std::process::Command;
 
 /// Something that has to have happened, and how often it did.
 type Mark = (&'static str, fn(&Counts) -> u64);
@@ -55,17 +54,6 @@ fn the_same_seed_is_the_same_run_and_another_is_not() {
     assert_eq!(first, again);
     assert_ne!(first.hash, other.hash);
     assert!(first.counts.faults > 0 && first.is_clean(), "{first}");
-}
-
-#[test]
-fn another_process_sees_the_same_run() {
-    let text = toml::to_string(&small()).expect("scenarios can be written");
-    let path = std::env::temp_dir().join(format!("lote-sim-{}.toml", std::process::id()));
-    std::fs::write(&path, text).expect("a temporary file");
-    let output = Command::new(env!("CARGO_BIN_EXE_first-light")).arg(&path).args(["--seed", "11"]).output();
-    std::fs::remove_file(&path).expect("it was written");
-    let printed = String::from_utf8(output.expect("it runs").stdout).expect("text");
-    assert_eq!(printed.trim_end(), run(&small(), 11).to_string());
 }
 
 /// Seed 437: a node that saw a task of 0 ms asks for 200 slots' worth and is given long ones.

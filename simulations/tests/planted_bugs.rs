@@ -1,6 +1,6 @@
 //! The power of the checks: each planted bug is found within some seeds, and without it the same seeds are clean.
 
-use lote_simulations::{Sabotage, Scenario, run, run_with};
+use lote_simulations::{Options, Sabotage, Scenario, run, run_with};
 
 fn storm() -> Scenario {
     Scenario::parse(include_str!("../scenarios/storm.toml")).expect("the scenario in the tree")
@@ -13,7 +13,7 @@ fn slow_log() -> Scenario {
 /// Finds the bug in one of so many seeds, by the invariant it breaks.
 fn check(sabotage: Sabotage, scenario: &Scenario, seeds: u64, expected: &[&str]) {
     let found = (1..=seeds).find_map(|seed| {
-        let report = run_with(scenario, seed, Some(sabotage), 0);
+        let report = run_with(scenario, seed, Options { sabotage: Some(sabotage), ..Options::default() });
         report.violations.first().map(|violation| (seed, violation.invariant))
     });
     let Some((seed, invariant)) = found else { panic!("{sabotage:?} was not found in {seeds} seeds") };

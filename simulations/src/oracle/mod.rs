@@ -69,6 +69,11 @@ impl Oracle {
         }
     }
 
+    /// Processes that run, or stand still on a machine that does.
+    pub fn live(&self) -> u64 {
+        self.live.count()
+    }
+
     /// All processes of a host stand still: they do nothing until it goes on.
     pub fn frozen(&mut self, host: u32) {
         self.live.frozen(host);

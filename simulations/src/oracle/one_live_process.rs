@@ -61,6 +61,11 @@ impl LiveProcesses {
         self.alone(attempt, host)
     }
 
+    /// How many processes there are.
+    pub fn count(&self) -> u64 {
+        self.processes.len() as u64
+    }
+
     pub fn any(&self) -> Option<AttemptRef> {
         self.processes.keys().next().copied()
     }

@@ -12,4 +12,4 @@ mod trace;
 pub use network::{Arrival, LinkId, Network, NetworkSettings, Notice, SessionId, Side};
 pub use queue::Queue;
 pub use random::{Random, Stream};
-pub use trace::{Line, Source, Trace, TraceHash};
+pub use trace::{Line, Listener, Source, Trace, TraceHash};

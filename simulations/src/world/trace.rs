@@ -67,22 +67,25 @@ impl fmt::Display for Line {
     }
 }
 
-#[derive(Debug)]
+/// Hears of every event as it happens.
+pub type Listener = Box<dyn FnMut(&Line)>;
+
 pub struct Trace {
     hasher: blake3::Hasher,
     events: u64,
-    /// How many lines are kept; 0 = none are made.
+    /// How many lines are kept; 0 = none.
     keep: usize,
     lines: VecDeque<Line>,
+    listener: Option<Listener>,
 }
 
 impl Trace {
-    /// Keeps the last `keep` events in words.
-    pub fn new(keep: usize) -> Trace {
-        Trace { hasher: blake3::Hasher::new(), events: 0, keep, lines: VecDeque::new() }
+    /// Keeps the last `keep` events in words, and tells the listener of all of them.
+    pub fn new(keep: usize, listener: Option<Listener>) -> Trace {
+        Trace { hasher: blake3::Hasher::new(), events: 0, keep, lines: VecDeque::new(), listener }
     }
 
-    /// Takes an event in. `payload` is hashed; `detail` is for people and made only if lines are kept.
+    /// Takes an event in. `payload` is hashed; `detail` is for people and made only if somebody wants lines.
     pub fn event(
         &mut self,
         at_ms: u64,
@@ -101,12 +104,18 @@ impl Trace {
         self.hasher.update(&head);
         self.hasher.update(kind.as_bytes());
         self.hasher.update(payload);
+        if self.keep == 0 && self.listener.is_none() {
+            return;
+        }
+        let line = Line { at_ms, source, kind, detail: detail().chars().take(DETAIL_MAX).collect() };
+        if let Some(listener) = &mut self.listener {
+            listener(&line);
+        }
         if self.keep > 0 {
             if self.lines.len() == self.keep {
                 self.lines.pop_front();
             }
-            let detail = detail().chars().take(DETAIL_MAX).collect();
-            self.lines.push_back(Line { at_ms, source, kind, detail });
+            self.lines.push_back(line);
         }
     }
 
@@ -131,7 +140,7 @@ mod tests {
     type Event<'a> = (u64, Source, &'static str, &'a [u8]);
 
     fn hash(events: &[Event]) -> TraceHash {
-        let mut trace = Trace::new(0);
+        let mut trace = Trace::new(0, None);
         for (at_ms, source, kind, payload) in events {
             trace.event(*at_ms, *source, kind, payload, String::new);
         }
@@ -157,7 +166,7 @@ mod tests {
 
     #[test]
     fn keeps_the_last_lines() {
-        let mut trace = Trace::new(2);
+        let mut trace = Trace::new(2, None);
         for n in 0..5_u64 {
             trace.event(n, Source::World, "tick", &[], || n.to_string());
         }
