@@ -42,7 +42,7 @@ fn a_sweep_stops_at_a_planted_bug_and_says_how_to_see_it_again() {
     assert!(!again.status.success(), "{again:?}");
     let again = text(&again);
     assert!(again.contains("VIOLATION of no_acknowledged_write_lost"), "{again}");
-    assert!(again.lines().count() > 1_000, "every event is a line");
+    assert!(again.lines().count() > 100, "every event is a line");
 }
 
 #[test]

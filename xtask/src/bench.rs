@@ -15,7 +15,17 @@ pub enum Bench {
     Failover,
     /// Applying an entry while a snapshot is built, and without.
     Snapshot,
+    /// Simulated seconds for one of the CPU's, with faults; a million tasks and ten thousand nodes.
+    Sim,
 }
+
+/// What `bench sim` runs.
+const SIMULATED: [&[&str]; 4] = [
+    &["sweep", "storm", "--seeds", "200", "--jobs", "1"],
+    &["sweep", "leader-storm", "--seeds", "20", "--jobs", "1"],
+    &["sweep", "ten-thousand-nodes", "--seeds", "1", "--jobs", "1"],
+    &["sweep", "one-million-tasks", "--seeds", "1", "--jobs", "1"],
+];
 
 /// Builds an optimised `lote` and runs the bench against it; `more` goes to the bench.
 pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
@@ -30,10 +40,21 @@ pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
     if !steps.run("optimised build of lote", build) {
         return;
     }
+    if let Bench::Sim = bench {
+        for arguments in SIMULATED {
+            let name = format!("lote sim {}", arguments.join(" "));
+            steps.run(&name, || {
+                workspace::run(
+                    Command::new(target().join("release/lote")).arg("sim").args(arguments).args(more),
+                )
+            });
+        }
+        return;
+    }
     let script = match bench {
         Bench::Dispatch => "dispatch.py",
         Bench::Failover => "failover.py",
-        Bench::Snapshot => return,
+        Bench::Snapshot | Bench::Sim => return,
     };
     steps.run(&format!("bench {script}"), || {
         let python = clients::environment("py15")?;
