@@ -4,6 +4,7 @@
 //! other one goes and the step doubles. Taking one changes nothing and is not part of the trace.
 
 use lote_coordinator::state::Cluster;
+use lote_shared::model::NodeState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -100,8 +101,15 @@ impl Series {
                 sample.completed += job.counts.completed();
             }
             for pool in cluster.all_pools() {
-                let ready = cluster.nodes_of(pool.key, None).filter(|node| cluster.node_accepts(node.key));
-                sample.slots += ready.count() as u64 * u64::from(pool.slots_per_node);
+                let counts = cluster.node_counts(pool.key);
+                let ready = [
+                    (true, NodeState::Idle),
+                    (true, NodeState::Running),
+                    (false, NodeState::Idle),
+                    (false, NodeState::Running),
+                ]
+                .map(|(dedicated, state)| u64::from(counts.of(dedicated, state)));
+                sample.slots += ready.iter().sum::<u64>() * u64::from(pool.slots_per_node);
             }
         }
         if self.samples.len() == SAMPLES_MAX {
