@@ -68,7 +68,7 @@ pub struct WorkerArguments {
     /// Memory to offer, in MiB [default: all]
     #[arg(long, env = "LOTE_MEMORY")]
     pub memory: Option<u64>,
-    /// Address at which other members may dial this host [default: none, it dials]
+    /// Address at which other hosts may dial this one for content [default: any free port of every interface]
     #[arg(long, env = "LOTE_P2P_BIND")]
     pub p2p_bind: Option<SocketAddr>,
     /// Address at which tasks here can be reached, as nodes show it.

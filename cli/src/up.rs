@@ -118,6 +118,7 @@ impl Cluster {
             );
             config.identity = Some(identity);
             config.grace = cluster.grace;
+            config.listen = "/ip4/127.0.0.1/tcp/0".parse().into_iter().collect();
             cluster.workers.push(Worker::start(config).await?);
         }
         cluster.announce().await?;

@@ -50,7 +50,7 @@ async fn run(settings: WorkerSettings) -> anyhow::Result<ExitCode> {
         crate::up::keeper_command()?,
     );
     config.address = address(&settings, &config.coordinators);
-    config.listen = settings.p2p_bind.map(multiaddr).into_iter().collect();
+    config.listen = vec![multiaddr(settings.p2p_bind.unwrap_or_else(|| any_port(&config.address)))];
     config.grace = Duration::from_millis(settings.grace_ms);
     config.identity = Some(identity);
     let grace = config.grace;
@@ -115,6 +115,13 @@ async fn join(
 fn coordinator(member: &Member) -> anyhow::Result<(PeerId, Vec<Multiaddr>)> {
     let peer = member.peer.parse().with_context(|| format!("`{}` is no peer id", member.peer))?;
     Ok((peer, member.addresses.iter().filter_map(|address| address.parse().ok()).collect()))
+}
+
+/// Peers dial this host for content; on the coordinator's machine nobody else has to.
+fn any_port(address: &str) -> SocketAddr {
+    let is_near = address.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    let ip = if is_near { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    SocketAddr::from((ip, 0))
 }
 
 fn multiaddr(address: SocketAddr) -> Multiaddr {

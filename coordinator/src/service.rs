@@ -8,6 +8,7 @@ use crate::api::ops::{backup, inspect, upgrade};
 use crate::clock;
 use crate::data::replicas::Replicas;
 use crate::data::serve::{Caller, conversation};
+use crate::data::swarm::Swarm;
 use crate::directory::{self, Directory};
 use crate::engine::{Engine, Unavailable};
 use crate::join::{self, Joinable};
@@ -212,6 +213,9 @@ impl Coordinator {
         for protocol in [Protocol::Data, Protocol::Output] {
             tokio::spawn(accept_data(network.accept(protocol)?, blob_api.clone(), replicas.clone()));
         }
+        let swarm = Swarm::new(blob_api.chunks.clone());
+        tokio::spawn(swarm.clone().accept(network.accept(Protocol::Swarm)?));
+        tokio::spawn(swarm.watch(network.clone()));
         let tls =
             config.joinable.as_ref().filter(|joinable| joinable.https).map(|joinable| joinable.tls.clone());
         let doors = endpoints.join.zip(config.joinable.as_ref()).map(|(address, joinable)| {

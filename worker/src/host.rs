@@ -533,6 +533,7 @@ impl WorkerConfig {
             machine: lote_shared::machine::hash(),
             grace: Duration::from_secs(5),
             transfers: Limits::default(),
+            rates: crate::swarm::Rates::default(),
             retries: Retries::default(),
             user: user_name(),
             reserved_disk_bytes: 0,

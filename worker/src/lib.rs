@@ -4,6 +4,7 @@
 //! * [`attempt`]: one run of a task, from its directory to its report.
 //! * [`node`]: a slice of the host granted to a pool: slots, start task, directories.
 //! * [`host`]: keeper, nodes and the session with the leader, supervised as generations.
+//! * [`swarm`]: content from host to host.
 //! * [`files`]: reading the nodes' files for the API.
 //!
 //! ```text
@@ -29,6 +30,7 @@ mod search;
 mod session;
 #[cfg(test)]
 mod small_disk;
+pub mod swarm;
 
 pub use session::Coordinator;
 
@@ -46,6 +48,7 @@ use std::io;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use swarm::{Rates, Swarm};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -90,6 +93,8 @@ pub struct WorkerConfig {
     /// Between SIGTERM and SIGKILL for tasks that are ended.
     pub grace: Duration,
     pub transfers: Limits,
+    /// Limits of what goes to and from other hosts.
+    pub rates: Rates,
     pub retries: Retries,
     /// `USER` and `LOGNAME` of tasks.
     pub user: String,
@@ -137,7 +142,10 @@ impl Worker {
         let mut sweeper = JoinSet::new();
         sweeper.spawn(own::sweep(cache.clone()));
         let idle = config.transfers.idle;
-        let store = OwnStore::new(network.clone(), cache, HttpStore::new(config.transfers)?, idle);
+        let near = config.address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        let swarm = Swarm::new(network.clone(), cache.clone(), config.rates.clone(), idle, near);
+        tokio::spawn(swarm.clone().serve(network.accept(Protocol::Swarm)?));
+        let store = OwnStore::new(network.clone(), cache, HttpStore::new(config.transfers)?, idle, swarm);
         let (control, receiver) = mpsc::channel(1);
         let network_of_session = network.clone();
         let supervisor =

@@ -240,6 +240,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
+/// Whoever can bring chunks of these names into the store, in this order; those that are there may be passed over.
+pub trait Get {
+    fn get(&mut self, ids: &[ChunkId]) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Walks over a content from its beginning and has every chunk of it brought here, those of one list node together, in the
+/// order of the file.
+pub async fn bring(store: &ChunkStore, manifest: &Manifest, from: &mut impl Get) -> Result<(), Error> {
+    if !manifest.is_plausible() {
+        return Err(Error::BadManifest);
+    }
+    let Some((top, depth)) = manifest.list() else {
+        return if manifest.length == 0 { Ok(()) } else { from.get(&[manifest.root]).await };
+    };
+    let mut nodes = vec![(top, depth, manifest.length)];
+    while let Some((id, depth, length)) = nodes.pop() {
+        from.get(&[id]).await?;
+        let node = read_node(store.clone(), id, depth, length).await?;
+        if depth == 1 {
+            let ids: Vec<ChunkId> = node.entries.iter().map(|entry| entry.id).collect();
+            from.get(&ids).await?;
+        } else {
+            nodes.extend(node.entries.into_iter().rev().map(|entry| (entry.id, depth - 1, entry.length)));
+        }
+    }
+    Ok(())
+}
+
 /// Chunks asked for and those that arrived.
 struct Wanted {
     store: ChunkStore,

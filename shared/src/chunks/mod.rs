@@ -21,12 +21,14 @@
 //! * [`store`]: [`ChunkStore`], the folder on disk, and the group commit of new chunks.
 //! * [`write`]: cutting a stream of bytes into chunks; [`read`]: verified ranges and the walk over a manifest;
 //!   [`compose`]: one manifest from many; [`check`]: whether a manifest from elsewhere is true.
-//! * [`fetch`]: the calling side of `protocol::data`.
+//! * [`fetch`]: the calling side of `protocol::data`; [`swarm`]: both sides of `protocol::swarm`, over [`arriving`], the
+//!   chunks on their way.
 //!
 //! **What survives a crash.** A chunk has its name only after its bytes are on stable storage, and a writer's
 //! `finish` returns only after the folders that hold the names are too. What a crash leaves in `tmp/` is removed at
 //! the next open. A damaged chunk is never served: reading it is an error and moves it to `damaged/`.
 
+pub mod arriving;
 pub mod check;
 pub mod compose;
 pub mod fetch;
@@ -35,6 +37,7 @@ pub mod manifest;
 pub mod read;
 pub mod seal;
 pub mod store;
+pub mod swarm;
 pub mod tree;
 pub mod write;
 

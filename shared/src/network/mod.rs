@@ -28,6 +28,7 @@ pub mod identity;
 mod members;
 mod patient;
 mod protocol;
+pub mod rate;
 mod stream;
 #[cfg(test)]
 mod tests;

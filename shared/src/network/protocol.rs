@@ -39,11 +39,13 @@ pub enum Protocol {
     /// As `Data`, from a worker to a coordinator that refuses outputs of attempts that were given up. A name of its own, so
     /// that a worker knows before it gives anything away whether the coordinator understands it.
     Output,
+    /// Content between hosts, and the plan of who pulls it from whom (`protocol::swarm`).
+    Swarm,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 8] = [
+    pub const ALL: [Protocol; 9] = [
         Protocol::Session,
         Protocol::Files,
         Protocol::Data,
@@ -52,6 +54,7 @@ impl Protocol {
         Protocol::Engine,
         Protocol::Build,
         Protocol::Output,
+        Protocol::Swarm,
     ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
@@ -65,13 +68,14 @@ impl Protocol {
             Protocol::Engine => "/lote/engine/1",
             Protocol::Build => "/lote/build/1",
             Protocol::Output => "/lote/output/1",
+            Protocol::Swarm => "/lote/swarm/1",
         }
     }
 
     /// Whether a member of this role may open such a stream to another.
     pub const fn may_open(self, role: Role) -> bool {
         match self {
-            Protocol::Session | Protocol::Output => matches!(role, Role::Worker),
+            Protocol::Session | Protocol::Output | Protocol::Swarm => matches!(role, Role::Worker),
             Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
                 matches!(role, Role::Coordinator)
             }
@@ -89,7 +93,7 @@ impl Protocol {
             | Protocol::Engine
             | Protocol::Build
             | Protocol::Output => matches!(role, Role::Coordinator),
-            Protocol::Files | Protocol::Data => true,
+            Protocol::Files | Protocol::Data | Protocol::Swarm => true,
         }
     }
 
@@ -99,7 +103,12 @@ impl Protocol {
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
             Protocol::Session | Protocol::Snapshot | Protocol::Build => 4,
-            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 16,
+            Protocol::Files
+            | Protocol::Data
+            | Protocol::Output
+            | Protocol::Swarm
+            | Protocol::Raft
+            | Protocol::Engine => 16,
         }
     }
 
@@ -108,7 +117,12 @@ impl Protocol {
         match self {
             Protocol::Session => 256,
             Protocol::Snapshot | Protocol::Build => 4,
-            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 64,
+            Protocol::Files
+            | Protocol::Data
+            | Protocol::Output
+            | Protocol::Swarm
+            | Protocol::Raft
+            | Protocol::Engine => 64,
         }
     }
 
@@ -118,7 +132,7 @@ impl Protocol {
             Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
             Protocol::Snapshot => 64 * 1024,
             Protocol::Build => 1024,
-            Protocol::Files | Protocol::Data | Protocol::Output => 1024 * 1024,
+            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Swarm => 1024 * 1024,
         }
     }
 
@@ -163,6 +177,7 @@ mod tests {
             (Protocol::Engine, true, false, true, false),
             (Protocol::Build, true, false, true, false),
             (Protocol::Output, false, true, true, false),
+            (Protocol::Swarm, false, true, true, true),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

@@ -15,6 +15,7 @@
 
 use super::http::{self, HttpStore};
 use super::transfer::{Error, Listed, Page, Sink, Source};
+use crate::swarm::{self, Swarm};
 use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
@@ -111,14 +112,21 @@ pub struct OwnStore {
     /// Longest silence of the coordinator.
     idle: Duration,
     room: Arc<Semaphore>,
+    swarm: Swarm,
 }
 
 type Conversation = Client<Patient>;
 
 impl OwnStore {
-    pub fn new(network: Network, cache: ChunkStore, others: HttpStore, idle: Duration) -> OwnStore {
+    pub fn new(
+        network: Network,
+        cache: ChunkStore,
+        others: HttpStore,
+        idle: Duration,
+        swarm: Swarm,
+    ) -> OwnStore {
         let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
-        OwnStore { network, home: Home::default(), cache, others, idle, room }
+        OwnStore { network, home: Home::default(), cache, others, idle, room, swarm }
     }
 
     pub fn home(&self) -> Home {
@@ -169,17 +177,39 @@ impl OwnStore {
     }
 
     async fn fetch_blob(&self, peers: &[PeerId], url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
-        let manifest = self
+        // A large one comes from whoever the coordinator names; the conversation is over by then, so that it holds up
+        // nobody.
+        let (manifest, is_here) = self
             .converse(peers, async |client| {
                 let manifest = client.resolve(url).await.map_err(failed)?.manifest;
-                client.fetch(&self.cache, &manifest).await.map_err(failed)?;
-                Ok(manifest)
+                let is_small = manifest.length < swarm::LEAST;
+                if is_small {
+                    client.fetch(&self.cache, &manifest).await.map_err(failed)?;
+                }
+                Ok((manifest, is_small))
             })
             .await?;
+        if !is_here && !self.bring(peers, &manifest).await {
+            self.converse(peers, async |client| client.fetch(&self.cache, &manifest).await.map_err(failed))
+                .await?;
+        }
         let file = http::create(target, mode).await?.into_std().await;
         let cache = self.cache.clone();
         blocking(move || lay_down(&cache, &manifest, file)).await?;
         Ok(manifest.length)
+    }
+
+    /// By way of the swarm; false if that did not bring all of it, whatever the reason.
+    async fn bring(&self, peers: &[PeerId], manifest: &Manifest) -> bool {
+        let Some(coordinator) = peers.first() else { return false };
+        match self.swarm.bring(*coordinator, manifest).await {
+            Ok(Some(())) => true,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::info!(%error, "the swarm did not bring a file; a coordinator is asked for the rest");
+                false
+            }
+        }
     }
 
     async fn list_blobs(
@@ -367,7 +397,7 @@ fn blob_headers(headers: &[(String, String)]) -> Result<(BlobHeaders, Metadata),
 }
 
 /// A refusal in the terms of HTTP, so that the same failure codes come out.
-fn failed(error: fetch::Error) -> Error {
+pub(crate) fn failed(error: fetch::Error) -> Error {
     match error {
         fetch::Error::Refused(refusal) => match refusal {
             data::Error::ContainerNotFound | data::Error::BlobNotFound => Error::NotFound,

@@ -1,0 +1,290 @@
+//! Bringing large contents of the own storage to this host, from whoever the coordinator names, and giving them to others
+//! (`lote_shared::protocol::swarm`).
+//!
+//! One download of a content at a time serves every task of the host that needs it. It holds a conversation with the
+//! coordinator that welcomed this host, pulls from the first source it is told, and leaves one that falls silent, breaks
+//! off, only waits or sends wrong bytes, for the next that the coordinator names. What has arrived stays.
+
+use crate::attempt::own::failed;
+use crate::attempt::transfer::Error;
+use lote_shared::chunks::arriving::Arriving;
+use lote_shared::chunks::fetch::{self, Get, bring};
+use lote_shared::chunks::swarm::{Leave, Puller, serve_pulls};
+use lote_shared::chunks::{ChunkId, ChunkStore, Manifest};
+use lote_shared::network::rate::Rate;
+use lote_shared::network::{Incoming, Multiaddr, Network, OpenError, Patient, PeerId, Protocol, Stream};
+use lote_shared::protocol::data::{self, StreamError};
+use lote_shared::protocol::swarm::{ADDRESSES_MAX, Request, Response, SOURCES_MAX, Source, Trouble};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+/// Smaller contents are fetched from the coordinator: asking whom to pull from would take as long.
+pub const LEAST: u64 = 256 * 1024;
+/// Downloads at once, each with a chunk or two in memory. Small files do not wait for them.
+const DOWNLOADS_MAX: usize = 8;
+/// Peers that pull from here at once, each with a chunk in memory.
+const PULLS_MAX: usize = 32;
+/// A host that says nothing for so long is left: while it waits itself it says so.
+const SILENCE: Duration = Duration::from_millis(800);
+/// A host that cannot be reached in this time is left.
+const OPEN_WITHIN: Duration = Duration::from_secs(1);
+/// Bytes between two words on how far the download is.
+const TELL_EVERY: u64 = 4 * 1024 * 1024;
+/// Sources that may fail one download.
+const FAILURES_MAX: usize = 64;
+/// How long the coordinator has to name sources.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Limits of what this host gives and takes, in bytes a second.
+#[derive(Debug, Clone, Default)]
+pub struct Rates {
+    pub upload: Rate,
+    pub download: Rate,
+}
+
+/// Clones mean the same.
+#[derive(Clone)]
+pub struct Swarm {
+    network: Network,
+    cache: ChunkStore,
+    arriving: Arriving,
+    rates: Rates,
+    /// Longest silence of a coordinator, whose disk may be busy.
+    idle: Duration,
+    is_on_one_machine: bool,
+    room: Arc<Semaphore>,
+    downloads: Arc<Mutex<BTreeMap<ChunkId, Weak<tokio::sync::Mutex<()>>>>>,
+}
+
+impl Swarm {
+    pub fn new(
+        network: Network,
+        cache: ChunkStore,
+        rates: Rates,
+        idle: Duration,
+        is_on_one_machine: bool,
+    ) -> Swarm {
+        Swarm {
+            network,
+            cache,
+            arriving: Arriving::default(),
+            rates,
+            idle,
+            is_on_one_machine,
+            room: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            downloads: Arc::default(),
+        }
+    }
+
+    /// Gives chunks to peers until the network ends.
+    pub async fn serve(self, mut incoming: Incoming) {
+        let room = Arc::new(Semaphore::new(PULLS_MAX));
+        while let Some((peer, mut stream)) = incoming.next().await {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+            let swarm = self.clone();
+            tokio::spawn(async move {
+                match swarm.answer(&mut stream).await {
+                    Ok(()) => stream.close().await,
+                    Err(error) => tracing::debug!(%peer, %error, "a pull broke off"),
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn answer(&self, stream: &mut Stream) -> Result<(), StreamError> {
+        let Some(first) = data::receive::<Request>(stream).await? else { return Ok(()) };
+        serve_pulls(stream, &self.cache, &self.arriving, &self.rates.upload, first).await
+    }
+
+    /// Brings all of a content into the cache. `None`: this coordinator knows no swarm, and nothing was done.
+    pub async fn bring(&self, coordinator: PeerId, manifest: &Manifest) -> Result<Option<()>, Error> {
+        let stopped = |_| Error::Broken("the worker stops".into());
+        let turn = self.turn(manifest.root);
+        let _turn = turn.lock().await;
+        let _room = self.room.acquire().await.map_err(stopped)?;
+        let opened =
+            tokio::time::timeout(OPEN_WITHIN * 3, self.network.open(coordinator, Protocol::Swarm)).await;
+        let stream = match opened.unwrap_or(Err(OpenError::Timeout)) {
+            Ok(stream) => stream,
+            Err(OpenError::NotServed) => return Ok(None),
+            Err(error) => return Err(Error::Broken(format!("no plan of a coordinator: {error}"))),
+        };
+        let expecting = self.arriving.transfer();
+        let mut download = Download {
+            swarm: self,
+            coordinator,
+            plan: Patient::new(stream, ANSWER_WITHIN.max(self.idle)),
+            sources: VecDeque::new(),
+            current: None,
+            have: 0,
+            told: 0,
+            failures: 0,
+        };
+        let addresses = self.reachable();
+        let (content, length) = (manifest.root, manifest.length);
+        download.ask(&Request::Want { content, length, have: 0, addresses }).await?;
+        bring(&self.cache, manifest, &mut download).await.map_err(failed)?;
+        drop(expecting);
+        download.done().await;
+        Ok(Some(()))
+    }
+
+    /// Where peers can reach this host: at loopback only if all of the cluster is on this machine.
+    fn reachable(&self) -> Vec<String> {
+        let addresses = self.network.addresses().into_iter().map(|address| address.to_string());
+        let fits = |address: &String| is_loopback(address) == self.is_on_one_machine;
+        addresses.filter(fits).take(ADDRESSES_MAX).collect()
+    }
+
+    /// One download of a content at a time.
+    fn turn(&self, content: ChunkId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut downloads = self.downloads.lock();
+        downloads.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = downloads.get(&content).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        downloads.insert(content, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+/// Bringing one content here.
+struct Download<'a> {
+    swarm: &'a Swarm,
+    coordinator: PeerId,
+    plan: Patient,
+    /// Still to be tried, best first.
+    sources: VecDeque<Source>,
+    current: Option<(Source, Puller<Patient>)>,
+    have: u64,
+    /// How far the coordinator knows that it is.
+    told: u64,
+    failures: usize,
+}
+
+impl Download<'_> {
+    /// Asks the coordinator from whom to pull.
+    async fn ask(&mut self, request: &Request) -> Result<(), Error> {
+        let exchange = async {
+            data::send(&mut self.plan, request).await?;
+            self.plan.flush().await?;
+            data::receive::<Response>(&mut self.plan).await
+        };
+        match exchange.await {
+            Ok(Some(Response::Sources(sources))) => {
+                self.sources = sources.into_iter().take(SOURCES_MAX).collect();
+                Ok(())
+            }
+            Ok(_) => Err(Error::Broken("the coordinator does not say from whom to pull".into())),
+            Err(error) => Err(Error::Broken(format!("no plan of a coordinator: {error}"))),
+        }
+    }
+
+    async fn report(&mut self, source: Source, why: Trouble) -> Result<(), fetch::Error> {
+        self.failures += 1;
+        if self.failures > FAILURES_MAX || source == Source::Coordinator {
+            return Err(fetch::Error::Protocol);
+        }
+        let source = match source {
+            Source::Host { peer, .. } => Some(peer),
+            Source::Coordinator => None,
+        };
+        // Before it is told anew how far this host is, nobody could choose well.
+        self.tell().await?;
+        self.ask(&Request::Failed { source, why }).await.map_err(|_| fetch::Error::Protocol)
+    }
+
+    /// Opens the first source that can be reached; false if there is none.
+    async fn next_source(&mut self) -> Result<bool, fetch::Error> {
+        while let Some(source) = self.sources.pop_front() {
+            let (peer, silence) = match &source {
+                Source::Coordinator => (self.coordinator, self.swarm.idle),
+                Source::Host { peer, addresses } => {
+                    let Ok(peer) = peer.parse::<PeerId>() else { continue };
+                    let known =
+                        addresses.iter().take(ADDRESSES_MAX).filter_map(|address| address.parse().ok());
+                    known.for_each(|address: Multiaddr| self.swarm.network.add_address(peer, address));
+                    (peer, SILENCE)
+                }
+            };
+            let open = self.swarm.network.open(peer, Protocol::Swarm);
+            let within = if source == Source::Coordinator { OPEN_WITHIN * 3 } else { OPEN_WITHIN };
+            match tokio::time::timeout(within, open).await.unwrap_or(Err(OpenError::Timeout)) {
+                Ok(stream) => {
+                    self.current = Some((source, Puller::new(Patient::new(stream, silence))));
+                    return Ok(true);
+                }
+                Err(error) => {
+                    tracing::info!(?source, %error, "a source cannot be reached");
+                    self.report(source, Trouble::Dead).await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells how far this host is, if that has become much.
+    async fn tell(&mut self) -> Result<(), fetch::Error> {
+        if self.have >= self.told + TELL_EVERY {
+            self.told = self.have;
+            data::send(&mut self.plan, &Request::Progress { have: self.have }).await?;
+            self.plan.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn done(mut self) {
+        if let Some((_, puller)) = self.current.take() {
+            puller.end().await.into_inner().close().await;
+        }
+        if data::send(&mut self.plan, &Request::Done).await.is_ok() {
+            let _ = self.plan.flush().await;
+            self.plan.into_inner().close().await;
+        }
+    }
+}
+
+impl Get for Download<'_> {
+    /// From one source after the other.
+    async fn get(&mut self, ids: &[ChunkId]) -> Result<(), fetch::Error> {
+        loop {
+            if self.current.is_none() && !self.next_source().await? {
+                return Err(fetch::Error::Protocol);
+            }
+            let Some((source, puller)) = &mut self.current else { continue };
+            let (have, swarm) = (&mut self.have, self.swarm);
+            let pulled = puller
+                .pull(&swarm.cache, &swarm.arriving, &swarm.rates.download, ids, &mut |bytes| *have += bytes)
+                .await;
+            let why = match pulled {
+                Ok(()) => return self.tell().await,
+                // The own disk: no other source would help.
+                Err(Leave::Broken(fetch::Error::Store(error))) => return Err(error.into()),
+                Err(why) => why,
+            };
+            tracing::info!(?source, %why, "content is pulled from elsewhere");
+            let (source, trouble) = (source.clone(), trouble(&why));
+            self.current = None;
+            self.report(source, trouble).await?;
+        }
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
+}
+
+fn trouble(why: &Leave) -> Trouble {
+    match why {
+        Leave::Broken(fetch::Error::WrongChunk { .. }) => Trouble::Lying,
+        Leave::Broken(_) => Trouble::Dead,
+        Leave::Slow => Trouble::Slow,
+        Leave::Missing => Trouble::Missing,
+    }
+}
