@@ -18,6 +18,7 @@ use lote_worker::attempt::own::OwnStore;
 use lote_worker::attempt::transfer::{Error, Retries, Sink, Source};
 use lote_worker::attempt::upload::{Place, upload_all};
 use lote_worker::layout::TaskLayout;
+use lote_worker::swarm::{Rates, Swarm};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -62,7 +63,9 @@ impl World {
         }
         let cache = ChunkStore::open(&folder.path().join("cache")).unwrap();
         let http = HttpStore::new(Limits::default()).unwrap();
-        let store = OwnStore::new(network.clone(), cache, http, Duration::from_secs(30));
+        let idle = Duration::from_secs(30);
+        let swarm = Swarm::new(network.clone(), cache.clone(), Rates::default(), idle);
+        let store = OwnStore::new(network.clone(), cache, http, idle, swarm);
         let endpoint = format!("http://{}/lote", coordinator.blob_address());
         store.home().set(coordinator.peer(), vec![endpoint.clone()]);
         let engine = coordinator.engine();
@@ -293,7 +296,9 @@ fn without_the_coordinator_it_is_a_transient_fault_and_no_other_way_is_taken() {
         // What is not below the endpoint goes there even now.
         let cache = ChunkStore::open(&world.folder.path().join("another")).unwrap();
         let http = HttpStore::new(Limits::default()).unwrap();
-        let stranger = OwnStore::new(world.network.clone(), cache, http, Duration::from_secs(30));
+        let idle = Duration::from_secs(30);
+        let swarm = Swarm::new(world.network.clone(), cache.clone(), Rates::default(), idle);
+        let stranger = OwnStore::new(world.network.clone(), cache, http, idle, swarm);
         stranger.home().set(world.coordinator.peer(), vec![format!("{}x", world.endpoint)]);
         assert_eq!(stranger.fetch(&url, &target, 0o600).await.unwrap(), 1);
     });

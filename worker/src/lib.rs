@@ -142,8 +142,7 @@ impl Worker {
         let mut sweeper = JoinSet::new();
         sweeper.spawn(own::sweep(cache.clone()));
         let idle = config.transfers.idle;
-        let near = config.address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-        let swarm = Swarm::new(network.clone(), cache.clone(), config.rates.clone(), idle, near);
+        let swarm = Swarm::new(network.clone(), cache.clone(), config.rates.clone(), idle);
         tokio::spawn(swarm.clone().serve(network.accept(Protocol::Swarm)?));
         let store = OwnStore::new(network.clone(), cache, HttpStore::new(config.transfers)?, idle, swarm);
         let (control, receiver) = mpsc::channel(1);

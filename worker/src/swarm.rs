@@ -32,6 +32,8 @@ const PULLS_MAX: usize = 32;
 const SILENCE: Duration = Duration::from_millis(800);
 /// A host that cannot be reached in this time is left.
 const OPEN_WITHIN: Duration = Duration::from_secs(1);
+/// Chunks between two looks at the plan.
+const PART: usize = 32;
 /// Bytes between two words on how far the download is.
 const TELL_EVERY: u64 = 4 * 1024 * 1024;
 /// Sources that may fail one download.
@@ -55,26 +57,18 @@ pub struct Swarm {
     rates: Rates,
     /// Longest silence of a coordinator, whose disk may be busy.
     idle: Duration,
-    is_on_one_machine: bool,
     room: Arc<Semaphore>,
     downloads: Arc<Mutex<BTreeMap<ChunkId, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Swarm {
-    pub fn new(
-        network: Network,
-        cache: ChunkStore,
-        rates: Rates,
-        idle: Duration,
-        is_on_one_machine: bool,
-    ) -> Swarm {
+    pub fn new(network: Network, cache: ChunkStore, rates: Rates, idle: Duration) -> Swarm {
         Swarm {
             network,
             cache,
             arriving: Arriving::default(),
             rates,
             idle,
-            is_on_one_machine,
             room: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             downloads: Arc::default(),
         }
@@ -118,7 +112,7 @@ impl Swarm {
         let mut download = Download {
             swarm: self,
             coordinator,
-            plan: Patient::new(stream, ANSWER_WITHIN.max(self.idle)),
+            plan: Some(Patient::new(stream, ANSWER_WITHIN.max(self.idle))),
             sources: VecDeque::new(),
             current: None,
             have: 0,
@@ -134,11 +128,17 @@ impl Swarm {
         Ok(Some(()))
     }
 
-    /// Where peers can reach this host: at loopback only if all of the cluster is on this machine.
+    /// Where peers can reach this host: at loopback only if it listens nowhere else.
     fn reachable(&self) -> Vec<String> {
-        let addresses = self.network.addresses().into_iter().map(|address| address.to_string());
-        let fits = |address: &String| is_loopback(address) == self.is_on_one_machine;
-        addresses.filter(fits).take(ADDRESSES_MAX).collect()
+        let (near, far): (Vec<String>, Vec<String>) = self
+            .network
+            .addresses()
+            .iter()
+            .map(Multiaddr::to_string)
+            .partition(|address| is_loopback(address));
+        let mut addresses = if far.is_empty() { near } else { far };
+        addresses.truncate(ADDRESSES_MAX);
+        addresses
     }
 
     /// One download of a content at a time.
@@ -158,7 +158,8 @@ impl Swarm {
 struct Download<'a> {
     swarm: &'a Swarm,
     coordinator: PeerId,
-    plan: Patient,
+    /// `None` once it is broken: then the sources that were named must do.
+    plan: Option<Patient>,
     /// Still to be tried, best first.
     sources: VecDeque<Source>,
     current: Option<(Source, Puller<Patient>)>,
@@ -171,33 +172,63 @@ struct Download<'a> {
 impl Download<'_> {
     /// Asks the coordinator from whom to pull.
     async fn ask(&mut self, request: &Request) -> Result<(), Error> {
+        let lost = || Error::Broken("the conversation about the plan broke off".into());
+        let plan = self.plan.as_mut().ok_or_else(lost)?;
         let exchange = async {
-            data::send(&mut self.plan, request).await?;
-            self.plan.flush().await?;
-            data::receive::<Response>(&mut self.plan).await
+            data::send(plan, request).await?;
+            plan.flush().await?;
+            data::receive::<Response>(plan).await
         };
-        match exchange.await {
+        let error = match exchange.await {
             Ok(Some(Response::Sources(sources))) => {
                 self.sources = sources.into_iter().take(SOURCES_MAX).collect();
-                Ok(())
+                return Ok(());
             }
-            Ok(_) => Err(Error::Broken("the coordinator does not say from whom to pull".into())),
-            Err(error) => Err(Error::Broken(format!("no plan of a coordinator: {error}"))),
+            Ok(_) => Error::Broken("the coordinator does not say from whom to pull".into()),
+            Err(error) => Error::Broken(format!("no plan of a coordinator: {error}")),
+        };
+        self.plan = None;
+        Err(error)
+    }
+
+    /// From one source after the other.
+    async fn pull(&mut self, ids: &[ChunkId]) -> Result<(), fetch::Error> {
+        loop {
+            if self.current.is_none() && !self.next_source().await? {
+                return Err(fetch::Error::Protocol);
+            }
+            let Some((source, puller)) = &mut self.current else { continue };
+            let (have, swarm) = (&mut self.have, self.swarm);
+            let pulled = puller
+                .pull(&swarm.cache, &swarm.arriving, &swarm.rates.download, ids, &mut |bytes| *have += bytes)
+                .await;
+            let why = match pulled {
+                Ok(()) => return Ok(()),
+                // The own disk: no other source would help.
+                Err(Leave::Broken(fetch::Error::Store(error))) => return Err(error.into()),
+                Err(why) => why,
+            };
+            tracing::info!(?source, %why, "content is pulled from elsewhere");
+            let (source, trouble) = (source.clone(), trouble(&why));
+            self.current = None;
+            self.report(source, trouble).await?;
         }
     }
 
     async fn report(&mut self, source: Source, why: Trouble) -> Result<(), fetch::Error> {
         self.failures += 1;
-        if self.failures > FAILURES_MAX || source == Source::Coordinator {
+        if self.failures > FAILURES_MAX {
             return Err(fetch::Error::Protocol);
         }
         let source = match source {
             Source::Host { peer, .. } => Some(peer),
             Source::Coordinator => None,
         };
-        // Before it is told anew how far this host is, nobody could choose well.
-        self.tell().await?;
-        self.ask(&Request::Failed { source, why }).await.map_err(|_| fetch::Error::Protocol)
+        self.tell().await;
+        if let Err(error) = self.ask(&Request::Failed { source, why }).await {
+            tracing::info!(%error, "the sources that were named have to do");
+        }
+        Ok(())
     }
 
     /// Opens the first source that can be reached; false if there is none.
@@ -230,49 +261,38 @@ impl Download<'_> {
     }
 
     /// Tells how far this host is, if that has become much.
-    async fn tell(&mut self) -> Result<(), fetch::Error> {
-        if self.have >= self.told + TELL_EVERY {
-            self.told = self.have;
-            data::send(&mut self.plan, &Request::Progress { have: self.have }).await?;
-            self.plan.flush().await?;
+    async fn tell(&mut self) {
+        let Some(plan) = self.plan.as_mut().filter(|_| self.have >= self.told + TELL_EVERY) else { return };
+        self.told = self.have;
+        let told = async {
+            data::send(plan, &Request::Progress { have: self.have }).await?;
+            Ok::<_, StreamError>(plan.flush().await?)
+        };
+        if let Err(error) = told.await {
+            tracing::info!(%error, "the conversation about the plan broke off");
+            self.plan = None;
         }
-        Ok(())
     }
 
     async fn done(mut self) {
         if let Some((_, puller)) = self.current.take() {
             puller.end().await.into_inner().close().await;
         }
-        if data::send(&mut self.plan, &Request::Done).await.is_ok() {
-            let _ = self.plan.flush().await;
-            self.plan.into_inner().close().await;
+        let Some(mut plan) = self.plan else { return };
+        if data::send(&mut plan, &Request::Done).await.is_ok() {
+            let _ = plan.flush().await;
+            plan.into_inner().close().await;
         }
     }
 }
 
 impl Get for Download<'_> {
-    /// From one source after the other.
     async fn get(&mut self, ids: &[ChunkId]) -> Result<(), fetch::Error> {
-        loop {
-            if self.current.is_none() && !self.next_source().await? {
-                return Err(fetch::Error::Protocol);
-            }
-            let Some((source, puller)) = &mut self.current else { continue };
-            let (have, swarm) = (&mut self.have, self.swarm);
-            let pulled = puller
-                .pull(&swarm.cache, &swarm.arriving, &swarm.rates.download, ids, &mut |bytes| *have += bytes)
-                .await;
-            let why = match pulled {
-                Ok(()) => return self.tell().await,
-                // The own disk: no other source would help.
-                Err(Leave::Broken(fetch::Error::Store(error))) => return Err(error.into()),
-                Err(why) => why,
-            };
-            tracing::info!(?source, %why, "content is pulled from elsewhere");
-            let (source, trouble) = (source.clone(), trouble(&why));
-            self.current = None;
-            self.report(source, trouble).await?;
+        for part in ids.chunks(PART) {
+            self.pull(part).await?;
+            self.tell().await;
         }
+        Ok(())
     }
 }
 

@@ -11,6 +11,8 @@ use std::process::Command;
 pub enum Bench {
     /// `true` tasks per second and CPU per task on two slots, beside `xargs -P2`.
     Dispatch,
+    /// One file to many hosts over slow links, beside the floor and plain HTTP; needs root.
+    Distribute,
     /// Leader killed → next accepted write and next task start, on hosts made of network namespaces; needs root.
     Failover,
     /// Applying an entry while a snapshot is built, and without.
@@ -53,6 +55,7 @@ pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
     }
     let script = match bench {
         Bench::Dispatch => "dispatch.py",
+        Bench::Distribute => "distribute.py",
         Bench::Failover => "failover.py",
         Bench::Snapshot | Bench::Sim => return,
     };
