@@ -100,6 +100,7 @@ impl ConnectionHandler for Handler {
                 Protocol::Engine => &[Protocol::Engine],
                 Protocol::Build => &[Protocol::Build],
                 Protocol::Output => &[Protocol::Output],
+                Protocol::Storage => &[Protocol::Storage],
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(Negotiation(offer), reply),

@@ -39,11 +39,13 @@ pub enum Protocol {
     /// As `Data`, from a worker to a coordinator that refuses outputs of attempts that were given up. A name of its own, so
     /// that a worker knows before it gives anything away whether the coordinator understands it.
     Output,
+    /// What coordinators ask each other about the chunks they keep (`protocol::storage`).
+    Storage,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 8] = [
+    pub const ALL: [Protocol; 9] = [
         Protocol::Session,
         Protocol::Files,
         Protocol::Data,
@@ -52,6 +54,7 @@ impl Protocol {
         Protocol::Engine,
         Protocol::Build,
         Protocol::Output,
+        Protocol::Storage,
     ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
@@ -65,6 +68,7 @@ impl Protocol {
             Protocol::Engine => "/lote/engine/1",
             Protocol::Build => "/lote/build/1",
             Protocol::Output => "/lote/output/1",
+            Protocol::Storage => "/lote/storage/1",
         }
     }
 
@@ -72,9 +76,12 @@ impl Protocol {
     pub const fn may_open(self, role: Role) -> bool {
         match self {
             Protocol::Session | Protocol::Output => matches!(role, Role::Worker),
-            Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
-                matches!(role, Role::Coordinator)
-            }
+            Protocol::Files
+            | Protocol::Raft
+            | Protocol::Snapshot
+            | Protocol::Engine
+            | Protocol::Build
+            | Protocol::Storage => matches!(role, Role::Coordinator),
             Protocol::Data => true,
         }
     }
@@ -88,7 +95,8 @@ impl Protocol {
             | Protocol::Snapshot
             | Protocol::Engine
             | Protocol::Build
-            | Protocol::Output => matches!(role, Role::Coordinator),
+            | Protocol::Output
+            | Protocol::Storage => matches!(role, Role::Coordinator),
             Protocol::Files | Protocol::Data => true,
         }
     }
@@ -98,7 +106,7 @@ impl Protocol {
     /// A session needs one; the spare ones let a host come back before its broken connection was noticed here.
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
-            Protocol::Session | Protocol::Snapshot | Protocol::Build => 4,
+            Protocol::Session | Protocol::Snapshot | Protocol::Build | Protocol::Storage => 4,
             Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 16,
         }
     }
@@ -107,7 +115,7 @@ impl Protocol {
     pub(super) const fn accept_queue_max(self) -> usize {
         match self {
             Protocol::Session => 256,
-            Protocol::Snapshot | Protocol::Build => 4,
+            Protocol::Snapshot | Protocol::Build | Protocol::Storage => 4,
             Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Raft | Protocol::Engine => 64,
         }
     }
@@ -118,7 +126,7 @@ impl Protocol {
             Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
             Protocol::Snapshot => 64 * 1024,
             Protocol::Build => 1024,
-            Protocol::Files | Protocol::Data | Protocol::Output => 1024 * 1024,
+            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Storage => 1024 * 1024,
         }
     }
 
@@ -163,6 +171,7 @@ mod tests {
             (Protocol::Engine, true, false, true, false),
             (Protocol::Build, true, false, true, false),
             (Protocol::Output, false, true, true, false),
+            (Protocol::Storage, true, false, true, false),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

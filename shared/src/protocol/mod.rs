@@ -6,6 +6,7 @@
 //! * [`members`]: who belongs to the cluster, as members tell one another.
 //! * [`session`]: numbering, acknowledgement and resend of those messages; a pure state machine.
 //! * [`data`]: content of our own storage, chunk by chunk.
+//! * [`storage`]: which chunks a coordinator keeps, and how its upkeep of them is doing.
 //! * [`files`]: reading a node's files through a substream.
 
 pub mod build;
@@ -15,3 +16,4 @@ pub mod files;
 pub mod host;
 pub mod members;
 pub mod session;
+pub mod storage;
