@@ -82,6 +82,9 @@ pub struct WorkerArguments {
     /// Seconds between SIGTERM and SIGKILL of a task's processes [default: 5]
     #[arg(long, env = "LOTE_GRACE_SECONDS")]
     pub grace_seconds: Option<u64>,
+    /// Largest size of the cache of fetched content, in MiB [default: a tenth of the disk, 1024 to 20480]
+    #[arg(long, env = "LOTE_CACHE_SIZE")]
+    pub cache_size: Option<u64>,
 }
 
 /// One file may serve both.
@@ -101,6 +104,7 @@ struct File {
     memory: Option<u64>,
     grace_seconds: Option<u64>,
     storage_grace_seconds: Option<u64>,
+    cache_size: Option<u64>,
 }
 
 /// What a coordinator is started with.
@@ -132,6 +136,7 @@ pub struct WorkerSettings {
     pub p2p_bind: Option<SocketAddr>,
     pub advertise: Option<String>,
     pub grace_ms: u64,
+    pub cache_mib: Option<u64>,
 }
 
 /// How chunks are looked after, by the grace period in seconds.
@@ -186,6 +191,7 @@ impl WorkerArguments {
             p2p_bind: self.p2p_bind.or(file.p2p_bind),
             advertise: self.advertise.or(file.advertise),
             grace_ms: self.grace_seconds.or(file.grace_seconds).unwrap_or(5).saturating_mul(1000),
+            cache_mib: self.cache_size.or(file.cache_size),
         };
         let cores = settings.cores.unwrap_or(1);
         ensure!((1..=65_536).contains(&cores), "--cores {cores} must be 1 to 65536");

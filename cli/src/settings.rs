@@ -97,7 +97,9 @@ impl UpArguments {
                 .or(file.grace_seconds)
                 .unwrap_or(DEFAULT_GRACE_SECONDS)
                 .saturating_mul(1000),
-            storage: crate::member_settings::storage(self.storage_grace_seconds.or(file.storage_grace_seconds))?,
+            storage: crate::member_settings::storage(
+                self.storage_grace_seconds.or(file.storage_grace_seconds),
+            )?,
         };
         settings.check()?;
         Ok(settings)

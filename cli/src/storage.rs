@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn the_state_of_things_in_words() {
         let idle = json!({ "running": false, "finished": "noon", "done": 3, "total": 3, "trouble": null });
-        let busy = json!({ "running": true, "finished": null, "done": 1, "total": 3, "trouble": "c3 is silent" });
+        let busy =
+            json!({ "running": true, "finished": null, "done": 1, "total": 3, "trouble": "c3 is silent" });
         let storage =
             json!({ "chunks": 3, "bytes": 2048, "collection": idle, "repair": busy, "verification": idle });
         let status = json!({

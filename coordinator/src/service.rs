@@ -210,12 +210,15 @@ impl Coordinator {
         let replicas = Replicas::new(network.clone(), Arc::clone(&others));
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
             .with_replicas(replicas.clone());
-        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: blob_api.chunks.clone() };
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
-        let upkeep =
-            Upkeep::start(blob_api.clone(), network.clone(), Arc::clone(&others), config.storage);
+        let upkeep = Upkeep::start(blob_api.clone(), network.clone(), Arc::clone(&others), config.storage);
         tokio::spawn(asking::serve(network.accept(Protocol::Storage)?, upkeep.clone()));
+        let sources = backup::Sources {
+            folder: config.data_dir.clone(),
+            chunks: blob_api.chunks.clone(),
+            upkeep: upkeep.clone(),
+        };
         let stores = storage::Stores {
             engine: engine.clone(),
             network: network.clone(),

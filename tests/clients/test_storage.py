@@ -101,7 +101,8 @@ def test_a_lost_disk_and_a_damaged_chunk_are_repaired(members):
     status = members.operate("storage", "repair", at="c4")
     assert (status["underReplicated"], status["lost"], status["copies"]) == (0, 0, 2), status
     assert status["deduplicationRatio"] > 1.2, status
-    assert sum(one["storage"]["repaired"] for one in status["coordinators"]) >= len(needed)
+    # Lists of chunks come where they are read anyway.
+    assert sum(one["storage"]["repaired"] for one in status["coordinators"]) >= 1 + 2 + 3 + 4
 
     # A chunk rots on a disk: it is found, set aside, and made anew.
     id, path = sorted(chunk_files(members, "c4").items())[0]

@@ -50,7 +50,8 @@ pub fn judge(id: ChunkId, peers: &[&[u8]], said: &[Holding]) -> Verdict {
     if missing == 0 {
         return Verdict::Enough;
     }
-    let mut lacking: Vec<usize> = (0..peers.len()).filter(|at| said.get(*at) == Some(&Holding::Lacks)).collect();
+    let mut lacking: Vec<usize> =
+        (0..peers.len()).filter(|at| said.get(*at) == Some(&Holding::Lacks)).collect();
     lacking.sort_by_key(|at| std::cmp::Reverse((preference(id, peers[*at]), *at)));
     lacking.truncate(missing);
     Verdict::Copy(lacking)

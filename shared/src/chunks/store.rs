@@ -104,7 +104,12 @@ impl ChunkStore {
         }
         sync_folder(&root.join("chunks"))?;
         sync_folder(root)?;
-        let inner = Inner { root: root.to_owned(), next_temporary: AtomicU64::new(0), names: Mutex::new(()), holds: Mutex::default() };
+        let inner = Inner {
+            root: root.to_owned(),
+            next_temporary: AtomicU64::new(0),
+            names: Mutex::new(()),
+            holds: Mutex::default(),
+        };
         Ok(ChunkStore { inner: Arc::new(inner), elsewhere: None })
     }
 
@@ -246,7 +251,10 @@ impl ChunkStore {
 
     /// Holds what is written or met from now on: nothing collects it before the hold is dropped. For whoever is about to
     /// have a record name chunks, until that is acknowledged or has failed.
-    #[expect(clippy::disallowed_methods, reason = "holds are compared with one another and with their age only")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "holds are compared with one another and with their age only"
+    )]
     pub fn hold(&self) -> Hold {
         let mut holds = self.inner.holds.lock();
         holds.next += 1;

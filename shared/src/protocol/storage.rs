@@ -16,8 +16,10 @@ pub enum Request {
     Holds { ids: Vec<ChunkId> },
     /// How is your storage?
     Status,
-    /// Begin this now, unless it is going on.
+    /// Begin this now.
     Begin(Work),
+    /// Somebody reads content that may have lost its references meanwhile (a backup): remove nothing for ten minutes.
+    Defer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

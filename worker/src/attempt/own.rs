@@ -15,6 +15,7 @@
 
 use super::http::{self, HttpStore};
 use super::transfer::{Error, Listed, Page, Sink, Source};
+use crate::cache;
 use base64::Engine;
 use futures::future::BoxFuture;
 use lote_shared::chunks::fetch::{self, Client};
@@ -28,14 +29,11 @@ use reqwest::Url;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 /// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
 const CONVERSATIONS_MAX: usize = 8;
-/// Chunks of the cache are removed when they were written longer ago.
-const KEEP: Duration = Duration::from_secs(24 * 3600);
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// A coordinator that cannot be reached in this time gives way to the next.
 const OPEN_WITHIN: Duration = Duration::from_secs(3);
@@ -169,10 +167,17 @@ impl OwnStore {
     }
 
     async fn fetch_blob(&self, peers: &[PeerId], url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
+        // What is touched below stays until the file is laid down.
+        let _hold = self.cache.hold();
         let manifest = self
             .converse(peers, async |client| {
                 let manifest = client.resolve(url).await.map_err(failed)?.manifest;
                 client.fetch(&self.cache, &manifest).await.map_err(failed)?;
+                if !self.touch(manifest).await? {
+                    // Something that was here went before it was touched.
+                    client.fetch(&self.cache, &manifest).await.map_err(failed)?;
+                    self.touch(manifest).await?;
+                }
                 Ok(manifest)
             })
             .await?;
@@ -180,6 +185,11 @@ impl OwnStore {
         let cache = self.cache.clone();
         blocking(move || lay_down(&cache, &manifest, file)).await?;
         Ok(manifest.length)
+    }
+
+    async fn touch(&self, manifest: Manifest) -> Result<bool, Error> {
+        let cache = self.cache.clone();
+        blocking(move || Ok(cache::touch(&cache, &manifest))).await
     }
 
     async fn list_blobs(
@@ -206,6 +216,7 @@ impl OwnStore {
         producer: Option<Producer>,
     ) -> Result<u64, Error> {
         let (mut headers, metadata) = blob_headers(headers)?;
+        let _hold = self.cache.hold();
         let (cache, file) = (self.cache.clone(), file.to_owned());
         let (manifest, digest) = blocking(move || {
             let file = std::fs::File::open(file).map_err(Error::Read)?;
@@ -282,35 +293,6 @@ impl Sink for OwnStore {
             }
         })
     }
-}
-
-/// Removes old chunks from the cache, now and every hour.
-pub async fn sweep(cache: ChunkStore) {
-    let mut ticks = tokio::time::interval(SWEEP_EVERY);
-    loop {
-        ticks.tick().await;
-        let cache = cache.clone();
-        let swept = tokio::task::spawn_blocking(move || sweep_once(&cache)).await;
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(%error, "the cache of chunks was not cleaned");
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "compared with the file system's times, which are this clock's"
-)]
-fn sweep_once(cache: &ChunkStore) -> Result<(), chunks::Error> {
-    let Some(before) = SystemTime::now().checked_sub(KEEP) else { return Ok(()) };
-    let mut old = Vec::new();
-    cache.for_each(|id, written| {
-        if written < before {
-            old.push(id);
-        }
-    })?;
-    // A task that needs one of them just now finds it missing, which is transient, and fetches it again.
-    old.into_iter().try_for_each(|id| cache.remove_older(id, before).map(drop))
 }
 
 fn lay_down(cache: &ChunkStore, manifest: &Manifest, mut file: std::fs::File) -> Result<(), Error> {

@@ -72,7 +72,10 @@ async fn begin(request: &HttpRequest, stores: &Stores, api: &BatchApi, work: Wor
 
 async fn ask(network: &Network, peer: PeerId, request: Request) -> Option<Response> {
     let asked = tokio::time::timeout(ANSWER_WITHIN, asking::ask(network, peer, &request)).await;
-    asked.ok()?.inspect_err(|error| tracing::debug!(%peer, %error, "a coordinator does not speak of its storage")).ok()
+    asked
+        .ok()?
+        .inspect_err(|error| tracing::debug!(%peer, %error, "a coordinator does not speak of its storage"))
+        .ok()
 }
 
 async fn shown(stores: &Stores) -> Value {

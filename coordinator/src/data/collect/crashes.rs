@@ -221,7 +221,8 @@ impl World {
         let content = match (kind, base, copied) {
             // Composed from the blob as it is and something new: what it keeps is not met here.
             (0, Some((etag, content)), _) => {
-                kept = self.references(&content).into_iter().filter(|id| !self.lists.contains_key(id)).collect();
+                kept =
+                    self.references(&content).into_iter().filter(|id| !self.lists.contains_key(id)).collect();
                 let list = Manifest { length: 1, root: chunks[0], tree: Tree::Chunk };
                 composed = Some(Composed { generation: 0, base: Some(etag), list });
                 let mut named = kept.clone();
@@ -380,7 +381,8 @@ impl World {
             Some(Collecting::Removing { slice, mut removals }) => match removals.pop() {
                 Some(removal) if slice.stands(self.clock(at)) => {
                     let files = &mut self.coordinators[at].disk.files;
-                    let is_old = files.get(&removal.id).is_some_and(|file| file.written_ms < removal.before_ms);
+                    let is_old =
+                        files.get(&removal.id).is_some_and(|file| file.written_ms < removal.before_ms);
                     if is_old || self.plant == Plant::NoTimeCheckAtRemoval {
                         files.remove(&removal.id);
                         self.removed += 1;
@@ -487,7 +489,11 @@ impl World {
             }
             900..930 => {
                 let blob = format!("b{}", self.rng.random_range(0..NAMES));
-                self.commit(BlobAction::Delete { container: "c".into(), blob, condition: Condition::default() });
+                self.commit(BlobAction::Delete {
+                    container: "c".into(),
+                    blob,
+                    condition: Condition::default(),
+                });
             }
             930..950 => {
                 let to = self.rng.random_range(self.coordinators[at].applied..=self.log.len());

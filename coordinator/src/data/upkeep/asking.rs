@@ -75,19 +75,25 @@ pub async fn serve(mut incoming: Incoming, upkeep: Upkeep) {
 async fn answer(mut stream: Stream, upkeep: &Upkeep) -> Result<(), Error> {
     let broken = |error: String| Error::Broken(error);
     loop {
-        let next = tokio::time::timeout(10 * IDLE, stream.receive::<Request>()).await.map_err(|_| Error::Late)?;
+        let next =
+            tokio::time::timeout(10 * IDLE, stream.receive::<Request>()).await.map_err(|_| Error::Late)?;
         let Some(request) = next.map_err(|error| broken(error.to_string()))? else { break };
         let response = match request {
             Request::Holds { ids } if ids.len() > HOLDS_MAX => Response::TooMany,
             Request::Holds { ids } => {
                 let store = upkeep.inner.api.chunks.local();
                 let look = move || ids.into_iter().map(|id| store.contains(id)).collect();
-                let held = tokio::task::spawn_blocking(look).await.map_err(|error| broken(error.to_string()))?;
+                let held =
+                    tokio::task::spawn_blocking(look).await.map_err(|error| broken(error.to_string()))?;
                 Response::Holds(held)
             }
             Request::Status => Response::Status(Box::new(upkeep.status())),
             Request::Begin(work) => {
                 upkeep.begin(work);
+                Response::Begun
+            }
+            Request::Defer => {
+                upkeep.defer_here();
                 Response::Begun
             }
         };

@@ -118,7 +118,7 @@ fn mark(upkeep: &Upkeep, mut found: Vec<Found>) -> Result<Vec<Found>, String> {
 fn remove(upkeep: &Upkeep, slice: Slice, removals: &[Removal]) -> Result<(u64, u64), String> {
     let (mut count, mut bytes) = (0, 0);
     for (at, removal) in removals.iter().enumerate() {
-        if upkeep.is_stopping() || !slice.stands(Clock::now()) {
+        if upkeep.is_stopping() || upkeep.is_deferred() || !slice.stands(Clock::now()) {
             break;
         }
         let before = UNIX_EPOCH + Duration::from_millis(removal.before_ms);

@@ -18,10 +18,10 @@ use super::replicas::Others;
 use crate::api::blob::BlobApi;
 use crate::clock;
 use lote_shared::network::{Network, PeerId};
-use lote_shared::protocol::storage::{Pass, Status, Work};
+use lote_shared::protocol::storage::{Pass, Request, Status, Work};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -29,6 +29,11 @@ use tokio::sync::Notify;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A pass of repair that could not ask everybody is made again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// For how long nothing is removed after somebody asked for that.
+const DEFERRED: Duration = Duration::from_secs(600);
+/// How often the other coordinators are told so.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// One moment by both clocks, in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +100,10 @@ struct Inner {
     repair: Notify,
     verify: Notify,
     stopping: AtomicBool,
+    /// Nothing is removed before this time of the monotonic clock, in ms.
+    deferred_ms: AtomicU64,
+    /// When the others were last told, the same.
+    told_ms: Mutex<Option<u64>>,
 }
 
 impl std::fmt::Debug for Upkeep {
@@ -117,6 +126,8 @@ impl Upkeep {
             repair: Notify::new(),
             verify: Notify::new(),
             stopping: AtomicBool::new(false),
+            deferred_ms: AtomicU64::new(0),
+            told_ms: Mutex::new(None),
         };
         let upkeep = Upkeep { inner: Arc::new(inner) };
         tokio::spawn(upkeep.clone().collect());
@@ -128,7 +139,9 @@ impl Upkeep {
     /// Ends what goes on, within a chunk or so.
     pub fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
-        [&self.inner.collect, &self.inner.repair, &self.inner.verify].into_iter().for_each(Notify::notify_one);
+        [&self.inner.collect, &self.inner.repair, &self.inner.verify]
+            .into_iter()
+            .for_each(Notify::notify_one);
     }
 
     /// Has a pass begin at once; one that is going on is followed by another.
@@ -136,6 +149,39 @@ impl Upkeep {
         match work {
             Work::Verify => self.inner.verify.notify_one(),
             Work::Repair => self.inner.repair.notify_one(),
+        }
+    }
+
+    /// Has nothing removed here for a while.
+    fn defer_here(&self) {
+        let until = Clock::now().monotonic_ms.saturating_add(DEFERRED.as_millis() as u64);
+        self.inner.deferred_ms.fetch_max(until, Ordering::Relaxed);
+    }
+
+    fn is_deferred(&self) -> bool {
+        Clock::now().monotonic_ms < self.inner.deferred_ms.load(Ordering::Relaxed)
+    }
+
+    /// Has nothing removed on any coordinator for a while: for whoever reads by an older state, as a backup does. Tells the
+    /// others at most once a minute, and before it returns.
+    pub async fn defer(&self) {
+        self.defer_here();
+        let now = Clock::now().monotonic_ms;
+        {
+            let mut told = self.inner.told_ms.lock();
+            if told.is_some_and(|told| now.saturating_sub(told) < TELL_EVERY.as_millis() as u64) {
+                return;
+            }
+            *told = Some(now);
+        }
+        let others = (self.inner.others)();
+        let tell = |peer| asking::ask(&self.inner.network, peer, &Request::Defer);
+        for (peer, told) in
+            others.iter().zip(futures::future::join_all(others.iter().map(|peer| tell(*peer))).await)
+        {
+            if let Err(error) = told {
+                tracing::info!(%peer, %error, "a coordinator was not told that a backup is taken");
+            }
         }
     }
 
