@@ -52,6 +52,7 @@ async fn run(mut settings: CoordinatorSettings) -> anyhow::Result<ExitCode> {
         joinable: Some(joinable.clone()),
         joined: facts.joined.as_ref().map(Joined::seat),
         lease_ms: facts.lease_ms,
+        storage: settings.storage,
         faults: Default::default(),
     })
     .await?;

@@ -19,6 +19,7 @@ mod settings;
 mod sim;
 mod status;
 mod stop;
+mod storage;
 mod up;
 mod upgrade;
 mod worker;
@@ -62,6 +63,9 @@ enum Command {
     Host(members::Host),
     /// Show the state of a running cluster.
     Status(status::Arguments),
+    /// Stored content: what there is, whether it is whole, and the work on it.
+    #[command(subcommand)]
+    Storage(storage::Storage),
     /// The cluster version: hold it before an upgrade of the coordinators, release it after.
     #[command(subcommand)]
     Upgrade(upgrade::Upgrade),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Token(token) => members::token(token),
         Command::Host(host) => members::host(host),
         Command::Status(status) => status::main(status),
+        Command::Storage(storage) => storage::main(storage),
         Command::Upgrade(upgrade) => upgrade::main(upgrade),
         Command::Backup(backup) => backup::backup(backup),
         Command::Restore(restore) => backup::restore(restore),

@@ -2,9 +2,11 @@
 
 use crate::settings::read_file;
 use anyhow::ensure;
+use lote_coordinator::data::upkeep;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const BATCH_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 11_000);
 const BLOB_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 11_001);
@@ -46,6 +48,9 @@ pub struct CoordinatorArguments {
     /// Serve Batch and Blob in the clear beyond this machine.
     #[arg(long, env = "LOTE_INSECURE_HTTP")]
     pub insecure_http: bool,
+    /// Seconds that content without a file is kept before it is removed; less than 600 is for tests [default: 3600]
+    #[arg(long, env = "LOTE_STORAGE_GRACE_SECONDS")]
+    pub storage_grace_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -77,6 +82,9 @@ pub struct WorkerArguments {
     /// Seconds between SIGTERM and SIGKILL of a task's processes [default: 5]
     #[arg(long, env = "LOTE_GRACE_SECONDS")]
     pub grace_seconds: Option<u64>,
+    /// Largest size of the cache of fetched content, in MiB [default: a tenth of the disk, 1024 to 20480]
+    #[arg(long, env = "LOTE_CACHE_SIZE")]
+    pub cache_size: Option<u64>,
 }
 
 /// One file may serve both.
@@ -95,6 +103,8 @@ struct File {
     cores: Option<u32>,
     memory: Option<u64>,
     grace_seconds: Option<u64>,
+    storage_grace_seconds: Option<u64>,
+    cache_size: Option<u64>,
 }
 
 /// What a coordinator is started with.
@@ -111,6 +121,8 @@ pub struct CoordinatorSettings {
     pub advertise: Option<String>,
     /// Whether Batch and Blob are served over HTTPS: beyond this machine they are, unless the operator says not to.
     pub https: bool,
+    /// How chunks are looked after.
+    pub storage: upkeep::Settings,
 }
 
 /// What a worker is started with.
@@ -124,6 +136,14 @@ pub struct WorkerSettings {
     pub p2p_bind: Option<SocketAddr>,
     pub advertise: Option<String>,
     pub grace_ms: u64,
+    pub cache_mib: Option<u64>,
+}
+
+/// How chunks are looked after, by the grace period in seconds.
+pub fn storage(grace_seconds: Option<u64>) -> anyhow::Result<upkeep::Settings> {
+    let seconds = grace_seconds.unwrap_or(upkeep::GRACE.as_secs());
+    ensure!((1..=31_536_000).contains(&seconds), "--storage-grace-seconds {seconds} must be 1 to 31536000");
+    Ok(upkeep::Settings::of_grace(Duration::from_secs(seconds)))
 }
 
 const NO_FOLDER: &str = "no data folder is given; choose one with --data-dir";
@@ -148,6 +168,7 @@ impl CoordinatorArguments {
             join_bind: self.join_bind.or(file.join_bind).unwrap_or(SocketAddr::new(p2p_bind.ip(), JOIN_PORT)),
             advertise: self.advertise.or(file.advertise),
             https: !on_this_machine && !insecure,
+            storage: storage(self.storage_grace_seconds.or(file.storage_grace_seconds))?,
         };
         let binds = [batch_bind, blob_bind, p2p_bind, settings.join_bind];
         let fixed = binds.iter().filter(|bind| bind.port() != 0);
@@ -170,6 +191,7 @@ impl WorkerArguments {
             p2p_bind: self.p2p_bind.or(file.p2p_bind),
             advertise: self.advertise.or(file.advertise),
             grace_ms: self.grace_seconds.or(file.grace_seconds).unwrap_or(5).saturating_mul(1000),
+            cache_mib: self.cache_size.or(file.cache_size),
         };
         let cores = settings.cores.unwrap_or(1);
         ensure!((1..=65_536).contains(&cores), "--cores {cores} must be 1 to 65536");

@@ -1,6 +1,7 @@
 //! Settings of `lote up`: flags beat environment beats file (`ARCHITECTURE.md`, interface choices).
 
 use anyhow::Context;
+use lote_coordinator::data::upkeep;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,9 @@ pub struct UpArguments {
     /// Seconds between SIGTERM and SIGKILL of a task's processes [default: 5]
     #[arg(long, env = "LOTE_GRACE_SECONDS")]
     pub grace_seconds: Option<u64>,
+    /// Seconds that content without a file is kept before it is removed; less than 600 is for tests [default: 3600]
+    #[arg(long, env = "LOTE_STORAGE_GRACE_SECONDS")]
+    pub storage_grace_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +59,7 @@ struct File {
     p2p_port: Option<u16>,
     lease_seconds: Option<u64>,
     grace_seconds: Option<u64>,
+    storage_grace_seconds: Option<u64>,
 }
 
 /// What an embedded cluster is started with.
@@ -68,6 +73,8 @@ pub struct UpSettings {
     pub p2p_port: u16,
     pub lease_ms: u64,
     pub grace_ms: u64,
+    /// How chunks are looked after.
+    pub storage: upkeep::Settings,
 }
 
 impl UpArguments {
@@ -90,6 +97,9 @@ impl UpArguments {
                 .or(file.grace_seconds)
                 .unwrap_or(DEFAULT_GRACE_SECONDS)
                 .saturating_mul(1000),
+            storage: crate::member_settings::storage(
+                self.storage_grace_seconds.or(file.storage_grace_seconds),
+            )?,
         };
         settings.check()?;
         Ok(settings)
@@ -108,6 +118,7 @@ impl UpSettings {
             p2p_port: 0,
             lease_ms: DEFAULT_LEASE_SECONDS * 1000,
             grace_ms: DEFAULT_GRACE_SECONDS * 1000,
+            storage: upkeep::Settings::default(),
         }
     }
 

@@ -92,6 +92,7 @@ impl Cluster {
             joinable: None,
             joined: None,
             lease_ms: settings.lease_ms,
+            storage: settings.storage,
             faults: Default::default(),
         })
         .await?;

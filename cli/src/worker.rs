@@ -53,6 +53,7 @@ async fn run(settings: WorkerSettings) -> anyhow::Result<ExitCode> {
     config.listen = vec![multiaddr(settings.p2p_bind.unwrap_or_else(|| any_port(&config.address)))];
     config.grace = Duration::from_millis(settings.grace_ms);
     config.identity = Some(identity);
+    config.cache_bytes = settings.cache_mib.map(|mib| mib.saturating_mul(1 << 20));
     let grace = config.grace;
     let worker = Worker::start(config).await?;
     println!("worker {} ({}) of cluster {} is up", facts.name, worker.peer(), facts.cluster_id);

@@ -18,6 +18,13 @@ pub fn wall() -> Timestamp {
     Timestamp(wall_ms.min(Timestamp::MAX.0))
 }
 
+/// The wall clock by which the file system gives files their times, in ms since 1970. No test sets it wrong.
+#[expect(clippy::disallowed_methods, reason = "this module is the door")]
+pub fn files_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The time since this process first asked; never backwards.
 #[expect(clippy::disallowed_methods, reason = "this module is the door")]
 pub fn monotonic() -> Duration {

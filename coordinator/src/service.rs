@@ -4,11 +4,12 @@ use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
-use crate::api::ops::{backup, inspect, upgrade};
+use crate::api::ops::{backup, inspect, storage, upgrade};
 use crate::clock;
-use crate::data::replicas::Replicas;
+use crate::data::replicas::{Others, Replicas};
 use crate::data::serve::{Caller, conversation};
 use crate::data::swarm::Swarm;
+use crate::data::upkeep::{self, Upkeep, asking};
 use crate::directory::{self, Directory};
 use crate::engine::{Engine, Unavailable};
 use crate::join::{self, Joinable};
@@ -58,6 +59,8 @@ pub struct CoordinatorConfig {
     /// What this coordinator was told when it joined; `None` for the one that founds the cluster.
     pub joined: Option<Joined>,
     pub lease_ms: u64,
+    /// How chunks are looked after.
+    pub storage: upkeep::Settings,
     /// Empty but in tests.
     pub faults: Faults,
 }
@@ -106,6 +109,7 @@ pub struct Coordinator {
     blob_address: SocketAddr,
     join_address: Option<SocketAddr>,
     sweeper: JoinHandle<()>,
+    upkeep: Upkeep,
     members: Option<JoinHandle<()>>,
     versions: JoinHandle<()>,
 }
@@ -203,13 +207,25 @@ impl Coordinator {
             versions,
         };
         let own = network.peer();
-        let others = Arc::new(move || members.other_coordinators(own));
-        let replicas = Replicas::new(network.clone(), others);
+        let others: Others = Arc::new(move || members.other_coordinators(own));
+        let replicas = Replicas::new(network.clone(), Arc::clone(&others));
         let blob_api = BlobApi::new(Arc::new(engine.clone()), chunks, &config.account_name, clock::wall)
             .with_replicas(replicas.clone());
-        let sources = backup::Sources { folder: config.data_dir.clone(), chunks: blob_api.chunks.clone() };
         let is_leader = move || leadership.borrow().is_ours;
         let sweeper = tokio::spawn(crate::data::sweeper::run(blob_api.clone(), is_leader));
+        let upkeep = Upkeep::start(blob_api.clone(), network.clone(), Arc::clone(&others), config.storage);
+        tokio::spawn(asking::serve(network.accept(Protocol::Storage)?, upkeep.clone()));
+        let sources = backup::Sources {
+            folder: config.data_dir.clone(),
+            chunks: blob_api.chunks.clone(),
+            upkeep: upkeep.clone(),
+        };
+        let stores = storage::Stores {
+            engine: engine.clone(),
+            network: network.clone(),
+            others,
+            upkeep: upkeep.clone(),
+        };
         for protocol in [Protocol::Data, Protocol::Output] {
             tokio::spawn(accept_data(network.accept(protocol)?, blob_api.clone(), replicas.clone()));
         }
@@ -236,6 +252,7 @@ impl Coordinator {
                 backup::service(cfg, sources.clone());
                 crate::api::ops::members::service(cfg, admin.clone());
                 upgrade::service(cfg);
+                storage::service(cfg, stores.clone());
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,
             serve(blob, tls, move |cfg| crate::api::blob::service(cfg, blob_api.clone()))?,
@@ -255,6 +272,7 @@ impl Coordinator {
             blob_address,
             join_address,
             sweeper,
+            upkeep,
             members: keeper,
             versions: keeping,
         })
@@ -312,6 +330,7 @@ impl Coordinator {
             server.stop(true).await;
         }
         self.sweeper.abort();
+        self.upkeep.stop();
         self.versions.abort();
         if let Some(members) = &self.members {
             members.abort();

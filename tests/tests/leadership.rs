@@ -52,6 +52,7 @@ fn config(folder: &Path, worker: PeerId) -> CoordinatorConfig {
         joinable: None,
         joined: None,
         lease_ms: 60_000,
+        storage: Default::default(),
         faults: Default::default(),
     }
 }

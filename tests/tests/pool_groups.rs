@@ -59,6 +59,7 @@ impl World {
             joinable: None,
             joined: None,
             lease_ms: 60_000,
+            storage: Default::default(),
             faults: faults.clone(),
         })
         .await

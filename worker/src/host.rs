@@ -537,6 +537,7 @@ impl WorkerConfig {
             retries: Retries::default(),
             user: user_name(),
             reserved_disk_bytes: 0,
+            cache_bytes: None,
         }
     }
 

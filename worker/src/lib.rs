@@ -16,6 +16,7 @@
 //! matter of `isolation/`.
 
 pub mod attempt;
+pub mod cache;
 mod clock;
 mod context;
 mod coordinators;
@@ -35,7 +36,7 @@ pub mod swarm;
 pub use session::Coordinator;
 
 use attempt::http::{HttpStore, Limits};
-use attempt::own::{self, OwnStore};
+use attempt::own::OwnStore;
 use attempt::transfer::{self, Retries};
 use coordinators::Coordinators;
 use files::Roots;
@@ -100,6 +101,8 @@ pub struct WorkerConfig {
     pub user: String,
     /// `AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES`; 0 = a tenth of the disk.
     pub reserved_disk_bytes: u64,
+    /// Largest size of the cache of chunks; `None` = [`cache::default_size`].
+    pub cache_bytes: Option<u64>,
 }
 
 /// A running worker. Dropping it without [`Worker::shutdown`] is like a crash: tasks run on under the keeper until
@@ -138,9 +141,17 @@ impl Worker {
         let coordinators = Coordinators::open(&config.data_dir, network.clone(), &config.coordinators);
         let roots = Roots::default();
         tokio::spawn(files::serve(network.accept(Protocol::Files)?, roots.clone()));
+        let cache_bytes = match config.cache_bytes {
+            Some(bytes) => bytes,
+            None => {
+                let disk = rustix::fs::statvfs(&config.data_dir);
+                let bytes = disk.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+                cache::default_size(bytes.map_err(|e| unusable(config.data_dir.clone())(e.into()))?)
+            }
+        };
         let cache = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let mut sweeper = JoinSet::new();
-        sweeper.spawn(own::sweep(cache.clone()));
+        sweeper.spawn(cache::keep(cache.clone(), cache_bytes));
         let idle = config.transfers.idle;
         let swarm = Swarm::new(network.clone(), cache.clone(), config.rates.clone(), idle);
         tokio::spawn(swarm.clone().serve(network.accept(Protocol::Swarm)?));

@@ -12,7 +12,7 @@ use crate::state::{Condition, Outcome, RefusalCode};
 use lote_shared::chunks::check::check;
 use lote_shared::chunks::fetch::{self, receive_chunk};
 use lote_shared::chunks::seal::Seal;
-use lote_shared::chunks::store::Group;
+use lote_shared::chunks::store::{Group, Hold};
 use lote_shared::chunks::{self, ChunkId, Manifest};
 use lote_shared::model::Producer;
 use lote_shared::network::PeerId;
@@ -43,7 +43,7 @@ pub async fn conversation<S>(stream: &mut S, api: &BlobApi, caller: Caller) -> R
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut server = Server { api, caller, group: None };
+    let mut server = Server { api, caller, group: None, hold: None };
     while let Some(request) = data::receive::<Request>(stream).await? {
         let (response, bytes) = server.answer(stream, request).await?;
         data::send(stream, &response).await?;
@@ -60,6 +60,8 @@ struct Server<'a> {
     caller: Caller,
     /// Chunks given since the last commit.
     group: Option<Group>,
+    /// From the first chunk that was given or asked about to the end of the conversation.
+    hold: Option<Hold>,
 }
 
 /// A response, and the raw bytes that follow it.
@@ -111,6 +113,7 @@ impl Server<'_> {
         &mut self,
         work: impl FnOnce(&mut Group) -> Result<T, chunks::Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.hold.get_or_insert_with(|| self.api.chunks.hold());
         let mut group = self.group.take().unwrap_or_else(|| self.api.chunks.local().group());
         let (result, group) = blocking(move || Ok((work(&mut group), group))).await?;
         self.group = Some(group);

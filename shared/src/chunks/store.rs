@@ -13,14 +13,14 @@ use super::seal::{self, Seal};
 use super::tree::{ChunkId, Position, UNIT};
 use super::{CHUNK, Error};
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Chunk files that are made durable together; bounds the files a writer holds open.
 const GROUP: usize = 32;
@@ -47,6 +47,37 @@ struct Inner {
     next_temporary: AtomicU64,
     /// Held while a chunk gets its name and while a damaged one loses it.
     names: Mutex<()>,
+    holds: Mutex<Holds>,
+}
+
+/// Work under way that may have met chunks which no record refers to yet: when each began, oldest first.
+#[derive(Debug, Default)]
+struct Holds {
+    next: u64,
+    open: BTreeMap<u64, Instant>,
+}
+
+/// Keeps whatever is written or met since [`ChunkStore::hold`] from the collector, until it is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.inner.holds.lock().open.remove(&self.number);
+    }
+}
+
+/// A chunk as its folder lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    pub id: ChunkId,
+    /// When it was last written or met by a writer.
+    pub written: SystemTime,
+    /// Bytes of its file.
+    pub bytes: u64,
 }
 
 impl ChunkStore {
@@ -73,7 +104,12 @@ impl ChunkStore {
         }
         sync_folder(&root.join("chunks"))?;
         sync_folder(root)?;
-        let inner = Inner { root: root.to_owned(), next_temporary: AtomicU64::new(0), names: Mutex::new(()) };
+        let inner = Inner {
+            root: root.to_owned(),
+            next_temporary: AtomicU64::new(0),
+            names: Mutex::new(()),
+            holds: Mutex::default(),
+        };
         Ok(ChunkStore { inner: Arc::new(inner), elsewhere: None })
     }
 
@@ -193,23 +229,49 @@ impl ChunkStore {
         Error::Damaged { id, why }
     }
 
-    /// Calls `each` for every chunk here with the time it was last written, in no particular order. For the
-    /// collector, which removes what nothing refers to after a grace period.
+    /// Calls `each` for every chunk here with the time it was last written, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(ChunkId, SystemTime)) -> Result<(), Error> {
-        for byte in 0..=255_u8 {
-            let entries = fs::read_dir(self.folder(byte)).map_err(Error::io("listing chunks"))?;
-            for entry in entries {
-                let entry = entry.map_err(Error::io("listing chunks"))?;
-                let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                    continue;
-                };
-                // A chunk that was removed meanwhile is of no interest.
-                if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {
-                    each(id, modified);
-                }
+        (0..=255_u8).try_for_each(|byte| self.list(byte, |chunk| each(chunk.id, chunk.written)))
+    }
+
+    /// Calls `each` for every chunk whose name begins with this byte, in no particular order.
+    pub fn list(&self, byte: u8, mut each: impl FnMut(Listed)) -> Result<(), Error> {
+        let entries = fs::read_dir(self.folder(byte)).map_err(Error::io("listing chunks"))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::io("listing chunks"))?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // A chunk that was removed meanwhile is of no interest.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if let Ok(written) = metadata.modified() {
+                each(Listed { id, written, bytes: metadata.len() });
             }
         }
         Ok(())
+    }
+
+    /// Holds what is written or met from now on: nothing collects it before the hold is dropped. For whoever is about to
+    /// have a record name chunks, until that is acknowledged or has failed.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "holds are compared with one another and with their age only"
+    )]
+    pub fn hold(&self) -> Hold {
+        let mut holds = self.inner.holds.lock();
+        holds.next += 1;
+        let number = holds.next;
+        holds.open.insert(number, Instant::now());
+        Hold { inner: Arc::clone(&self.inner), number }
+    }
+
+    /// For how long the oldest hold has been open.
+    pub fn oldest_hold(&self) -> Option<Duration> {
+        // Numbers are given out under the lock, so the first began first.
+        self.inner.holds.lock().open.first_key_value().map(|(_, since)| since.elapsed())
+    }
+
+    /// Chunks in `damaged/`.
+    pub fn damaged_count(&self) -> u64 {
+        fs::read_dir(self.inner.root.join("damaged")).map_or(0, |entries| entries.count() as u64)
     }
 
     /// Removes a chunk if it was last written before `before`: a writer that met it since has made it young again.

@@ -101,6 +101,7 @@ impl ConnectionHandler for Handler {
                 Protocol::Build => &[Protocol::Build],
                 Protocol::Output => &[Protocol::Output],
                 Protocol::Swarm => &[Protocol::Swarm],
+                Protocol::Storage => &[Protocol::Storage],
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(Negotiation(offer), reply),

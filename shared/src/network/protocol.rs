@@ -41,11 +41,13 @@ pub enum Protocol {
     Output,
     /// Content between hosts, and the plan of who pulls it from whom (`protocol::swarm`).
     Swarm,
+    /// What coordinators ask each other about the chunks they keep (`protocol::storage`).
+    Storage,
 }
 
 impl Protocol {
     /// Every protocol, in the order of [`Protocol::index`].
-    pub const ALL: [Protocol; 9] = [
+    pub const ALL: [Protocol; 10] = [
         Protocol::Session,
         Protocol::Files,
         Protocol::Data,
@@ -55,6 +57,7 @@ impl Protocol {
         Protocol::Build,
         Protocol::Output,
         Protocol::Swarm,
+        Protocol::Storage,
     ];
 
     /// The name negotiated on the wire; the last part is the version of the protocol's framing.
@@ -69,6 +72,7 @@ impl Protocol {
             Protocol::Build => "/lote/build/1",
             Protocol::Output => "/lote/output/1",
             Protocol::Swarm => "/lote/swarm/1",
+            Protocol::Storage => "/lote/storage/1",
         }
     }
 
@@ -76,9 +80,12 @@ impl Protocol {
     pub const fn may_open(self, role: Role) -> bool {
         match self {
             Protocol::Session | Protocol::Output | Protocol::Swarm => matches!(role, Role::Worker),
-            Protocol::Files | Protocol::Raft | Protocol::Snapshot | Protocol::Engine | Protocol::Build => {
-                matches!(role, Role::Coordinator)
-            }
+            Protocol::Files
+            | Protocol::Raft
+            | Protocol::Snapshot
+            | Protocol::Engine
+            | Protocol::Build
+            | Protocol::Storage => matches!(role, Role::Coordinator),
             Protocol::Data => true,
         }
     }
@@ -92,7 +99,8 @@ impl Protocol {
             | Protocol::Snapshot
             | Protocol::Engine
             | Protocol::Build
-            | Protocol::Output => matches!(role, Role::Coordinator),
+            | Protocol::Output
+            | Protocol::Storage => matches!(role, Role::Coordinator),
             Protocol::Files | Protocol::Data | Protocol::Swarm => true,
         }
     }
@@ -102,7 +110,7 @@ impl Protocol {
     /// A session needs one; the spare ones let a host come back before its broken connection was noticed here.
     pub const fn streams_per_peer_max(self) -> usize {
         match self {
-            Protocol::Session | Protocol::Snapshot | Protocol::Build => 4,
+            Protocol::Session | Protocol::Snapshot | Protocol::Build | Protocol::Storage => 4,
             Protocol::Files
             | Protocol::Data
             | Protocol::Output
@@ -116,7 +124,7 @@ impl Protocol {
     pub(super) const fn accept_queue_max(self) -> usize {
         match self {
             Protocol::Session => 256,
-            Protocol::Snapshot | Protocol::Build => 4,
+            Protocol::Snapshot | Protocol::Build | Protocol::Storage => 4,
             Protocol::Files
             | Protocol::Data
             | Protocol::Output
@@ -132,7 +140,9 @@ impl Protocol {
             Protocol::Session | Protocol::Raft | Protocol::Engine => 16 * 1024 * 1024,
             Protocol::Snapshot => 64 * 1024,
             Protocol::Build => 1024,
-            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Swarm => 1024 * 1024,
+            Protocol::Files | Protocol::Data | Protocol::Output | Protocol::Swarm | Protocol::Storage => {
+                1024 * 1024
+            }
         }
     }
 
@@ -178,6 +188,7 @@ mod tests {
             (Protocol::Build, true, false, true, false),
             (Protocol::Output, false, true, true, false),
             (Protocol::Swarm, false, true, true, true),
+            (Protocol::Storage, true, false, true, false),
         ];
         for (protocol, coordinator_opens, worker_opens, coordinator_serves, worker_serves) in cases {
             assert_eq!(protocol.may_open(Coordinator), coordinator_opens, "{protocol}");

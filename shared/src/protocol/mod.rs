@@ -7,6 +7,7 @@
 //! * [`session`]: numbering, acknowledgement and resend of those messages; a pure state machine.
 //! * [`data`]: content of our own storage, chunk by chunk.
 //! * [`swarm`]: content from host to host, and the plan of who pulls from whom.
+//! * [`storage`]: which chunks a coordinator keeps, and how its upkeep of them is doing.
 //! * [`files`]: reading a node's files through a substream.
 
 pub mod build;
@@ -16,4 +17,5 @@ pub mod files;
 pub mod host;
 pub mod members;
 pub mod session;
+pub mod storage;
 pub mod swarm;

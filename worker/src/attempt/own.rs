@@ -15,6 +15,7 @@
 
 use super::http::{self, HttpStore};
 use super::transfer::{Error, Listed, Page, Sink, Source};
+use crate::cache;
 use crate::swarm::{self, Swarm};
 use base64::Engine;
 use futures::future::BoxFuture;
@@ -29,19 +30,19 @@ use reqwest::Url;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 /// Conversations at once, half of what a peer admits; each holds a few chunks in memory.
 const CONVERSATIONS_MAX: usize = 8;
-/// Chunks of the cache are removed when they were written longer ago.
-const KEEP: Duration = Duration::from_secs(24 * 3600);
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// A coordinator that cannot be reached in this time gives way to the next.
 const OPEN_WITHIN: Duration = Duration::from_secs(3);
 /// An output waits so long for the first welcome of its worker before it is tried again.
 const WELCOME_WITHIN: Duration = Duration::from_secs(60);
+/// A file that is laid down while it comes is looked at as often.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Endpoints remembered; each coordinator names one per account.
 const ENDPOINTS_MAX: usize = 256;
 
@@ -177,39 +178,70 @@ impl OwnStore {
     }
 
     async fn fetch_blob(&self, peers: &[PeerId], url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
+        // What is touched below stays until the file is laid down.
+        let _hold = self.cache.hold();
         // A large one comes from whoever the coordinator names; the conversation is over by then, so that it holds up
         // nobody.
-        let (manifest, is_here) = self
+        let manifest = self
             .converse(peers, async |client| {
                 let manifest = client.resolve(url).await.map_err(failed)?.manifest;
-                let is_small = manifest.length < swarm::LEAST;
-                if is_small {
+                if manifest.length < swarm::LEAST {
                     client.fetch(&self.cache, &manifest).await.map_err(failed)?;
                 }
-                Ok((manifest, is_small))
+                Ok(manifest)
             })
             .await?;
-        if !is_here && !self.bring(peers, &manifest).await {
-            self.converse(peers, async |client| client.fetch(&self.cache, &manifest).await.map_err(failed))
-                .await?;
+        if manifest.length >= swarm::LEAST && self.follow(peers, &manifest, target, mode).await? {
+            return Ok(manifest.length);
+        }
+        if !self.touch(manifest).await? {
+            // The swarm did not bring all of it, or something that was here went before it was touched.
+            let fetch =
+                async |client: &mut Conversation| client.fetch(&self.cache, &manifest).await.map_err(failed);
+            self.converse(peers, fetch).await?;
+            self.touch(manifest).await?;
         }
         let file = http::create(target, mode).await?.into_std().await;
         let cache = self.cache.clone();
-        blocking(move || lay_down(&cache, &manifest, file)).await?;
+        blocking(move || lay_down(&cache, &manifest, file, &Coming::over())).await?;
         Ok(manifest.length)
     }
 
-    /// By way of the swarm; false if that did not bring all of it, whatever the reason.
-    async fn bring(&self, peers: &[PeerId], manifest: &Manifest) -> bool {
-        let Some(coordinator) = peers.first() else { return false };
-        match self.swarm.bring(*coordinator, manifest).await {
-            Ok(Some(())) => true,
-            Ok(None) => false,
+    /// By way of the swarm, the file laid down while it comes; false if not all of it came, whatever the reason.
+    async fn follow(
+        &self,
+        peers: &[PeerId],
+        manifest: &Manifest,
+        target: &Path,
+        mode: u32,
+    ) -> Result<bool, Error> {
+        let Some(coordinator) = peers.first() else { return Ok(false) };
+        let file = http::create(target, mode).await?.into_std().await;
+        let coming = Coming::new();
+        let (cache, content, seen) = (self.cache.clone(), *manifest, coming.seen());
+        let laying = tokio::task::spawn_blocking(move || lay_down(&cache, &content, file, &seen));
+        let brought = self.swarm.bring(*coordinator, manifest).await;
+        if let Err(error) = &brought {
+            tracing::info!(%error, "the swarm did not bring a file; a coordinator is asked for the rest");
+        }
+        if matches!(brought, Ok(Some(()))) {
+            self.touch(*manifest).await?;
+        }
+        drop(coming);
+        match laying.await.unwrap_or_else(|error| Err(Error::Broken(error.to_string()))) {
+            Ok(()) => Ok(true),
+            // The disk of the task: no other way helps.
+            Err(error @ Error::Write(_)) => Err(error),
             Err(error) => {
-                tracing::info!(%error, "the swarm did not bring a file; a coordinator is asked for the rest");
-                false
+                tracing::debug!(%error, "a file was not laid down while it came");
+                Ok(false)
             }
         }
+    }
+
+    async fn touch(&self, manifest: Manifest) -> Result<bool, Error> {
+        let cache = self.cache.clone();
+        blocking(move || Ok(cache::touch(&cache, &manifest))).await
     }
 
     async fn list_blobs(
@@ -236,6 +268,7 @@ impl OwnStore {
         producer: Option<Producer>,
     ) -> Result<u64, Error> {
         let (mut headers, metadata) = blob_headers(headers)?;
+        let _hold = self.cache.hold();
         let (cache, file) = (self.cache.clone(), file.to_owned());
         let (manifest, digest) = blocking(move || {
             let file = std::fs::File::open(file).map_err(Error::Read)?;
@@ -314,41 +347,70 @@ impl Sink for OwnStore {
     }
 }
 
-/// Removes old chunks from the cache, now and every hour.
-pub async fn sweep(cache: ChunkStore) {
-    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+/// Whether what is missing may still come; over when it is dropped, so that a download that is given up leaves no thread.
+struct Coming(Arc<AtomicBool>);
+
+/// The other end of [`Coming`].
+struct Seen(Arc<AtomicBool>);
+
+impl Coming {
+    fn new() -> Coming {
+        Coming(Arc::new(AtomicBool::new(true)))
+    }
+
+    fn seen(&self) -> Seen {
+        Seen(Arc::clone(&self.0))
+    }
+
+    /// Everything is here.
+    fn over() -> Seen {
+        Coming::new().seen()
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Writes a content into a file as far as it is here; waits for the rest as long as it is coming.
+fn lay_down(
+    cache: &ChunkStore,
+    manifest: &Manifest,
+    mut file: std::fs::File,
+    coming: &Seen,
+) -> Result<(), Error> {
+    // What is missing or damaged now is fetched by the next try.
+    let broken = |error: chunks::Error| Error::Broken(format!("the cache of chunks: {error}"));
+    let mut written = 0;
     loop {
-        ticks.tick().await;
-        let cache = cache.clone();
-        let swept = tokio::task::spawn_blocking(move || sweep_once(&cache)).await;
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(%error, "the cache of chunks was not cleaned");
+        // Asked before the cache is: what came last is here when it is over.
+        let is_coming = coming.0.load(Ordering::Acquire);
+        match lay_down_from(cache, manifest, &mut file, &mut written) {
+            Ok(()) => return Ok(()),
+            Err(Laying::Write(error)) => return Err(Error::Write(error)),
+            Err(Laying::Read(chunks::Error::Missing(_))) if is_coming => std::thread::sleep(LOOK_AGAIN),
+            Err(Laying::Read(error)) => return Err(broken(error)),
         }
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "compared with the file system's times, which are this clock's"
-)]
-fn sweep_once(cache: &ChunkStore) -> Result<(), chunks::Error> {
-    let Some(before) = SystemTime::now().checked_sub(KEEP) else { return Ok(()) };
-    let mut old = Vec::new();
-    cache.for_each(|id, written| {
-        if written < before {
-            old.push(id);
-        }
-    })?;
-    // A task that needs one of them just now finds it missing, which is transient, and fetches it again.
-    old.into_iter().try_for_each(|id| cache.remove_older(id, before).map(drop))
+enum Laying {
+    Read(chunks::Error),
+    Write(io::Error),
 }
 
-fn lay_down(cache: &ChunkStore, manifest: &Manifest, mut file: std::fs::File) -> Result<(), Error> {
-    // What is missing or damaged now is fetched by the next try.
-    let broken = |error: chunks::Error| Error::Broken(format!("the cache of chunks: {error}"));
-    let mut walk = Walk::new(cache, manifest, 0..manifest.length).map_err(broken)?;
-    while let Some(bytes) = walk.next_bytes().map_err(broken)? {
-        file.write_all(&bytes).map_err(Error::Write)?;
+fn lay_down_from(
+    cache: &ChunkStore,
+    manifest: &Manifest,
+    file: &mut std::fs::File,
+    written: &mut u64,
+) -> Result<(), Laying> {
+    let mut walk = Walk::new(cache, manifest, *written..manifest.length).map_err(Laying::Read)?;
+    while let Some(bytes) = walk.next_bytes().map_err(Laying::Read)? {
+        file.write_all(&bytes).map_err(Laying::Write)?;
+        *written += bytes.len() as u64;
     }
     Ok(())
 }

@@ -118,6 +118,8 @@ async fn respond_to(
     api: &BlobApi,
 ) -> Result<HttpResponse, Error> {
     let (operation, call) = Call::open(request, api)?;
+    // What a write stores or finds here already stays until the state knows of it, or never will.
+    let _hold = (!request.method().is_safe()).then(|| api.chunks.hold());
     match operation {
         Operation::ListContainers => containers::list(&call).await,
         Operation::AccountInfo => containers::account_info(),

@@ -1,11 +1,13 @@
 //! `/lote/backup/…`: what `lote backup` takes from a running coordinator; signed like a Batch request.
 //!
 //! The snapshot comes first, then the chunks that its manifests name: a chunk is on disk before its manifest is
-//! proposed, and none is collected, so whatever the snapshot refers to is there. Everything verifies itself: the
+//! proposed, and none is collected on any coordinator while a backup asks for some, so whatever the snapshot refers to is
+//! there. Everything verifies itself: the
 //! snapshot has a hash at its end, a chunk is named by its content.
 
 use super::status::Watch;
 use crate::api::batch::{self, BatchApi};
+use crate::data::upkeep::Upkeep;
 use crate::replication::recover::newest_snapshot;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -28,6 +30,8 @@ pub struct Sources {
     pub folder: PathBuf,
     /// With those of the other coordinators behind it: each has only a part of them.
     pub chunks: ChunkStore,
+    /// Removes nothing meanwhile.
+    pub upkeep: Upkeep,
 }
 
 /// Registers the pages; the data of [`super::status::service`] must be there too.
@@ -53,6 +57,7 @@ async fn snapshot(
     if let Err(refusal) = batch::admit(&request, &api) {
         return *refusal;
     }
+    sources.upkeep.defer().await;
     if let Err(error) = watch.engine.linearize().await {
         return failed(error);
     }
@@ -108,6 +113,7 @@ async fn chunk(
     let Ok(id) = path.parse::<ChunkId>() else {
         return HttpResponse::BadRequest().content_type("text/plain").body("not the name of a chunk\n");
     };
+    sources.upkeep.defer().await;
     // It may lie on other coordinators only, or be damaged here.
     let store = sources.chunks.clone();
     match tokio::task::spawn_blocking(move || store.read(id)).await {

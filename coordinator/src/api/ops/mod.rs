@@ -5,6 +5,7 @@ pub mod backup;
 pub mod inspect;
 pub mod members;
 pub mod status;
+pub mod storage;
 pub mod upgrade;
 
 use super::batch::lookup;

@@ -20,11 +20,13 @@
 mod apply;
 mod condition;
 mod listing;
+mod manifests;
 mod records;
 mod sweep;
 
 pub use condition::{Unmet, check};
 pub use listing::{Item, Page};
+pub use manifests::Place;
 pub use records::{Blob, Block, BlockSet, Container, Headers, Metadata};
 
 use super::keys::Table;
@@ -224,8 +226,18 @@ impl Blobs {
         (containers, self.spaces.values().map(live).sum())
     }
 
-    /// Calls `each` for every manifest that is referred to; staged blocks first, so that a caller that pages through
-    /// changes never misses content that moves from a block to a blob. For the chunk collector.
+    /// Bytes of all blobs that have a name, whatever content they share.
+    pub fn bytes(&self) -> u64 {
+        let live = |space: &Space| -> u64 {
+            let containers = space.names.values().filter_map(|key| space.containers.get(key));
+            let blobs = containers.flat_map(|container| container.blobs.values());
+            blobs.map(|blob| blob.content.length).fold(0, u64::saturating_add)
+        };
+        self.spaces.values().map(live).fold(0, u64::saturating_add)
+    }
+
+    /// Calls `each` for every manifest that is referred to. For whoever has the state for itself; the upkeep of chunks
+    /// goes by [`Blobs::manifests`].
     pub fn for_each_manifest(&self, mut each: impl FnMut(&Manifest)) {
         for space in self.spaces.values() {
             let blocks = space.sets.values().flat_map(|set| set.blocks.values());

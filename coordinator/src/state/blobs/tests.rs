@@ -412,3 +412,50 @@ fn actions_have_these_bytes() {
         01010701630162010103307831000000000000000000
         010108"#]].assert_eq(&found.join("\n"));
 }
+
+#[test]
+fn pages_of_manifests_of_any_size_hold_each_of_them_once() {
+    let mut rig = Rig::default();
+    for container in ["a", "b", "c"] {
+        rig.apply(BlobAction::ContainerCreate { name: container.into(), metadata: Metadata::new() }).unwrap();
+        for n in 0..7_u64 {
+            rig.apply(BlobAction::Put {
+                container: container.into(),
+                blob: format!("b{n}"),
+                condition: Condition::default(),
+                content: manifest(n),
+                headers: Headers::default(),
+                metadata: Metadata::new(),
+                composed: None,
+            })
+            .unwrap();
+            rig.apply(BlobAction::Stage {
+                container: container.into(),
+                blob: format!("s{}", n / 3),
+                id: format!("AAA{n}"),
+                content: manifest(100 + n),
+            })
+            .unwrap();
+        }
+    }
+    // A container that is being deleted counts until its rows are gone.
+    rig.apply(BlobAction::ContainerDelete { name: "b".into(), condition: Condition::default() }).unwrap();
+    let mut all = Vec::new();
+    rig.blobs.for_each_manifest(|manifest| all.push(*manifest));
+    assert_eq!(all.len(), 3 * 14);
+    for size in 2..60 {
+        let (mut found, mut place, mut pages) = (Vec::new(), Place::default(), 0);
+        loop {
+            let (page, next) = rig.blobs.manifests(&place, size);
+            assert!(page.len() <= 2 * size);
+            found.extend(page);
+            pages += 1;
+            match next {
+                Some(next) => place = next,
+                None => break,
+            }
+        }
+        assert_eq!(found, all, "pages of {size}");
+        assert!(pages <= 1 + 2 * 60 / (size - 1), "{pages} pages of {size}");
+    }
+}
