@@ -160,7 +160,7 @@ def main():
     folder.mkdir()
     try:
         with Network() as hosts:
-            cluster = LoteCluster(hosts, folder, coordinators=1, workers=arguments.hosts, lease=60)
+            cluster = LoteCluster(hosts, folder, coordinators=1, workers=arguments.hosts, lease=60, cores=1)
             cluster.start()
             bench = Bench(cluster, folder, arguments)
             took, seed, used = bench.run()
