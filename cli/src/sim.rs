@@ -235,7 +235,7 @@ impl Tally {
 fn sweep(what: &What, first: u64, seeds: u64, jobs: u64, output: Output) -> anyhow::Result<ExitCode> {
     let scenario = what.read()?;
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = mpsc::sync_channel(64);
     let bar = if output == Output::Json { ProgressBar::hidden() } else { ProgressBar::new(seeds) };
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} seeds  {per_sec}  {eta} left")?);
     let used_before = cpu_seconds();

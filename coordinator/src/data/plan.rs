@@ -195,7 +195,7 @@ impl DistributionPlan {
         ranked.sort_unstable();
         let seed = children(Source::Coordinator);
         // The coordinator is as good as a host that is as busy, and better than one that is busier.
-        let first_is_host = ranked.first().is_some_and(|(children, ..)| *children <= seed.max(0));
+        let first_is_host = ranked.first().is_some_and(|(children, ..)| *children <= seed);
         let mut sources: Vec<Source> =
             ranked.iter().map(|(_, _, _, source)| *source).take(1 + ALTERNATIVES).collect();
         match first_is_host {

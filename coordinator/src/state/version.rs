@@ -32,12 +32,9 @@ impl ClusterVersion {
     /// are judged by their attempt, entries with a fence, questions between coordinators about clocks and older disks; and
     /// dependencies, exit conditions, job schedules.
     pub const V2: ClusterVersion = ClusterVersion(2);
-    /// The rest of the job model (auto pools, job manager, preparation and release tasks, applications), and what Blob
-    /// storage lacked.
-    pub const V3: ClusterVersion = ClusterVersion(3);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]
-    pub const NEXT: ClusterVersion = ClusterVersion(4);
+    pub const NEXT: ClusterVersion = ClusterVersion(3);
 }
 
 impl Default for ClusterVersion {
@@ -56,7 +53,7 @@ impl fmt::Display for ClusterVersion {
 pub const OLDEST: ClusterVersion = ClusterVersion::V1;
 /// The last one.
 #[cfg(not(feature = "next-version"))]
-pub const NEWEST: ClusterVersion = ClusterVersion::V3;
+pub const NEWEST: ClusterVersion = ClusterVersion::V2;
 #[cfg(feature = "next-version")]
 pub const NEWEST: ClusterVersion = ClusterVersion::NEXT;
 
