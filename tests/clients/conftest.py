@@ -16,6 +16,7 @@ import sdk as sdk_module  # noqa: E402
 from blobs import Blobs  # noqa: E402
 from jobs import Job, ready_nodes  # noqa: E402
 from lote_cluster import Cluster, wait_for  # noqa: E402
+from member_processes import Members  # noqa: E402
 from raw import RawBatch  # noqa: E402
 
 _numbers = itertools.count(1)
@@ -95,6 +96,18 @@ def own_cluster(request):
 
 
 # -- clients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def members():
+    """Members of a cluster of several processes, whatever a test makes of them."""
+    made = Members(lease="10s")
+    try:
+        yield made
+    finally:
+        for name in made.running:
+            print(f"--- {name}\n{made.log(name)[-5000:]}")
+        made.end()
 
 
 @pytest.fixture(scope="session")

@@ -134,3 +134,8 @@ class Members:
             except ProcessLookupError:
                 pass
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def voters(members: Members, asked: str) -> set[str]:
+    """The names of the coordinators that vote, as the asked one has them."""
+    return {member["name"] for member in members.operate("status", at=asked)["members"] if member.get("voter")}

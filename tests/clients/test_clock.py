@@ -4,23 +4,11 @@ import pytest
 
 import sdk as sdk_module
 from lote_cluster import free_ports, wait_for
-from member_processes import Members
 
 pytestmark = pytest.mark.once
 
 #: Requests are signed with the time, so a clock further off than a quarter of an hour could not be asked here.
 WRONG_MS = -60_000
-
-
-@pytest.fixture
-def members():
-    made = Members(lease="10s")
-    try:
-        yield made
-    finally:
-        for name in made.running:
-            print(f"--- {name}\n{made.log(name)[-4000:]}")
-        made.end()
 
 
 def leader(members, asked: str) -> str | None:

@@ -10,24 +10,9 @@ from azure.storage.blob import BlobServiceClient
 import sdk as sdk_module
 from jobs import Job, ready_nodes
 from lote_cluster import free_ports, wait_for
-from member_processes import Members
+from member_processes import voters
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture
-def members():
-    made = Members(lease="10s")
-    try:
-        yield made
-    finally:
-        for name in made.running:
-            print(f"--- {name}\n{made.log(name)[-4000:]}")
-        made.end()
-
-
-def voters(members, asked: str) -> set[str]:
-    return {member["name"] for member in members.operate("status", at=asked)["members"] if member.get("voter")}
 
 
 def same_state(members, *names) -> bool:

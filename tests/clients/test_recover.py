@@ -9,21 +9,9 @@ import pytest
 import sdk as sdk_module
 from jobs import Job, ready_nodes
 from lote_cluster import Cluster, wait_for
-from member_processes import Members
 from test_up import run
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture
-def members():
-    made = Members(lease="10s")
-    try:
-        yield made
-    finally:
-        for name in made.running:
-            print(f"--- {name}\n{made.log(name)[-6000:]}")
-        made.end()
 
 
 def numbers(members, at):

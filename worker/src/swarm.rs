@@ -194,6 +194,10 @@ impl Download<'_> {
     /// From one source after the other.
     async fn pull(&mut self, ids: &[ChunkId]) -> Result<(), fetch::Error> {
         loop {
+            // What is here already needs no source.
+            if ids.iter().all(|id| self.swarm.cache.contains(*id)) {
+                return Ok(());
+            }
             if self.current.is_none() && !self.next_source().await? {
                 return Err(fetch::Error::Protocol);
             }
