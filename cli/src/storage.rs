@@ -4,8 +4,8 @@ use crate::client::Client;
 use crate::members::{Common, client, show};
 use crate::output::{Output, table};
 use anyhow::{Context, ensure};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Looks that may fail in a row.
 const FAILS_MAX: u32 = 20;
-const BAR: u64 = 30;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Storage {
@@ -72,6 +71,9 @@ async fn follow(client: &Client, path: &str, member: &str) -> anyhow::Result<Val
             .collect()
     };
     let was = finished(&before);
+    // Draws nothing where nobody looks.
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} chunks")?);
     let mut fails = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -91,29 +93,18 @@ async fn follow(client: &Client, path: &str, member: &str) -> anyhow::Result<Val
             let earlier = was.iter().find(|one| one.0 == *peer);
             !running && earlier.is_none_or(|earlier| earlier.1 != *started)
         });
-        progress(done, total, is_through)?;
+        bar.set_length(total);
+        bar.set_position(done);
         if is_through {
+            bar.finish_and_clear();
             return Ok(status);
         }
     }
 }
 
-/// A bar for people; nothing where nobody looks.
-fn progress(done: u64, total: u64, is_through: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stderr();
-    if !out.is_terminal() {
-        return Ok(());
-    }
-    let filled = if is_through { BAR } else { (BAR * done).checked_div(total).unwrap_or(0).min(BAR) };
-    let bar: String = (0..BAR).map(|at| if at < filled { '#' } else { '.' }).collect();
-    let end = if is_through { "\n" } else { "" };
-    write!(out, "\r[{bar}] {done} of {total} chunks{end}").context("writing to the terminal")?;
-    out.flush().context("writing to the terminal")
-}
-
 fn text(status: &Value) -> String {
     let number = |value: &Value| value.as_u64().map_or("-".to_owned(), |number| number.to_string());
-    let size = |value: &Value| value.as_u64().map_or("-".to_owned(), bytes);
+    let size = |value: &Value| value.as_u64().map_or("-".to_owned(), |bytes| BinaryBytes(bytes).to_string());
     let ratio = status["deduplicationRatio"].as_f64().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     let mut lines = vec![
         format!("files    {}, {}", number(&status["files"]), size(&status["fileBytes"])),
@@ -166,24 +157,11 @@ fn row(one: &Value) -> Vec<String> {
     vec![
         name(one),
         storage["chunks"].to_string(),
-        storage["bytes"].as_u64().map_or("-".to_owned(), bytes),
+        storage["bytes"].as_u64().map_or("-".to_owned(), |bytes| BinaryBytes(bytes).to_string()),
         pass(&storage["collection"]),
         pass(&storage["repair"]),
         pass(&storage["verification"]),
     ]
-}
-
-fn bytes(count: u64) -> String {
-    let mut unit = 0;
-    let mut rest = count as f64;
-    while rest >= 1024.0 && unit < 4 {
-        rest /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{count} B"),
-        _ => format!("{rest:.1} {}", ["B", "KiB", "MiB", "GiB", "TiB"][unit]),
-    }
 }
 
 #[cfg(test)]
@@ -205,10 +183,10 @@ mod tests {
         });
         let text = text(&status);
         for expected in [
-            "files    2, 4.0 KiB",
-            "chunks   3, 1.5 MiB, on 2 coordinator(s) each; deduplication 1.50",
+            "files    2, 4.00 KiB",
+            "chunks   3, 1.50 MiB, on 2 coordinator(s) each; deduplication 1.50",
             "trouble  1 with too few copies, 0 lost",
-            "c1           3       2.0 KiB  noon        1 of 3  noon",
+            "c1           3       2.00 KiB  noon        1 of 3  noon",
             "c2           silent",
             "c1 repair: c3 is silent",
         ] {
