@@ -85,6 +85,12 @@ pub struct WorkerArguments {
     /// Largest size of the cache of fetched content, in MiB [default: a tenth of the disk, 1024 to 20480]
     #[arg(long, env = "LOTE_CACHE_SIZE")]
     pub cache_size: Option<u64>,
+    /// Most that other machines may pull of large files from this one, in Mbit/s [default: no limit]
+    #[arg(long, env = "LOTE_UPLOAD_MBIT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub upload_mbit: Option<u64>,
+    /// Most at which this one pulls large files, in Mbit/s [default: no limit]
+    #[arg(long, env = "LOTE_DOWNLOAD_MBIT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub download_mbit: Option<u64>,
 }
 
 /// One file may serve both.
@@ -105,6 +111,8 @@ struct File {
     grace_seconds: Option<u64>,
     storage_grace_seconds: Option<u64>,
     cache_size: Option<u64>,
+    upload_mbit: Option<u64>,
+    download_mbit: Option<u64>,
 }
 
 /// What a coordinator is started with.
@@ -137,6 +145,8 @@ pub struct WorkerSettings {
     pub advertise: Option<String>,
     pub grace_ms: u64,
     pub cache_mib: Option<u64>,
+    pub upload_mbit: Option<u64>,
+    pub download_mbit: Option<u64>,
 }
 
 /// How chunks are looked after, by the grace period in seconds.
@@ -192,9 +202,14 @@ impl WorkerArguments {
             advertise: self.advertise.or(file.advertise),
             grace_ms: self.grace_seconds.or(file.grace_seconds).unwrap_or(5).saturating_mul(1000),
             cache_mib: self.cache_size.or(file.cache_size),
+            upload_mbit: self.upload_mbit.or(file.upload_mbit),
+            download_mbit: self.download_mbit.or(file.download_mbit),
         };
         let cores = settings.cores.unwrap_or(1);
         ensure!((1..=65_536).contains(&cores), "--cores {cores} must be 1 to 65536");
+        for (option, mbit) in [("upload", settings.upload_mbit), ("download", settings.download_mbit)] {
+            ensure!(mbit != Some(0), "--{option}-mbit 0 would let nothing pass; leave it out for no limit");
+        }
         ensure!(settings.memory_mib != Some(0), "--memory 0 leaves nothing for tasks; it is in MiB");
         ensure!(settings.grace_ms <= 60_000, "--grace-seconds {} must be 0 to 60", settings.grace_ms / 1000);
         Ok(settings)

@@ -14,6 +14,7 @@ use lote_coordinator::join::message::{Member, check_name};
 use lote_coordinator::join::token::Token;
 use lote_shared::model::{HostCapacity, MemberRole};
 use lote_shared::network::{Identity, Multiaddr, PeerId};
+use lote_worker::swarm::Rates;
 use lote_worker::{Worker, WorkerConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -54,6 +55,7 @@ async fn run(settings: WorkerSettings) -> anyhow::Result<ExitCode> {
     config.grace = Duration::from_millis(settings.grace_ms);
     config.identity = Some(identity);
     config.cache_bytes = settings.cache_mib.map(|mib| mib.saturating_mul(1 << 20));
+    config.rates = Rates::of_mbit(settings.upload_mbit, settings.download_mbit);
     let grace = config.grace;
     let worker = Worker::start(config).await?;
     println!("worker {} ({}) of cluster {} is up", facts.name, worker.peer(), facts.cluster_id);

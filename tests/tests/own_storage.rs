@@ -155,6 +155,31 @@ fn with_world(test: impl AsyncFnOnce(&World)) {
     });
 }
 
+/// Files at once of which each is laid down while it comes; more than there are threads for that.
+#[test]
+fn many_large_files_at_once_wait_for_each_other_and_not_for_ever() {
+    const FILES: usize = 40;
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(24).build().unwrap()
+    };
+    actix_rt::System::with_tokio_rt(runtime).block_on(async {
+        let world = World::start().await;
+        let of = |n: usize| content(400_000 + n);
+        for n in 0..FILES {
+            world.put(&format!("/{n}"), &of(n)).await;
+        }
+        let fetch = async |n: usize| {
+            let target = world.folder.path().join(format!("file-{n}"));
+            let length = world.store.fetch(&world.url("cont", &format!("/{n}"), "r"), &target, 0o600).await;
+            assert_eq!(length.unwrap(), 400_000 + n as u64);
+            assert!(std::fs::read(target).unwrap() == of(n), "file {n}");
+        };
+        let all = futures::future::join_all((0..FILES).map(fetch));
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("they wait for each other");
+        world.stop().await;
+    });
+}
+
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }

@@ -2,18 +2,21 @@
 //! chunks, and what they do about peers that are dead, silent, lying or of an older build.
 
 use lote_coordinator::data::swarm::Swarm as Plan;
-use lote_shared::chunks::{ChunkStore, FileWriter, Manifest, Walk};
-use lote_shared::network::{Config, Identity, Multiaddr, Network, PeerId, Protocol, Role};
+use lote_shared::chunks::{CHUNK, ChunkId, ChunkStore, FileWriter, Manifest, Position, Walk};
+use lote_shared::network::{Config, Identity, Multiaddr, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::data;
 use lote_shared::protocol::swarm::{Request, Response, UNIT_FOLLOWS};
 use lote_worker::swarm::{Rates, Swarm};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 const LENGTH: usize = 5 * 1024 * 1024 + 77;
+/// Longest silence of the coordinator.
+const IDLE: Duration = Duration::from_secs(10);
 
 struct Member {
     network: Network,
@@ -22,9 +25,12 @@ struct Member {
 }
 
 impl Member {
-    async fn start(identity: Identity) -> Member {
-        let listen = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
-        let network = Network::start(Config::new(identity, vec![listen])).await.unwrap();
+    async fn start() -> Member {
+        Member::listening(vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()]).await
+    }
+
+    async fn listening(addresses: Vec<Multiaddr>) -> Member {
+        let network = Network::start(Config::new(Identity::ephemeral(), addresses)).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = ChunkStore::open(folder.path()).unwrap();
         Member { network, store, _folder: folder }
@@ -51,7 +57,7 @@ struct World {
 
 impl World {
     async fn start(hosts: usize) -> World {
-        let coordinator = Member::start(Identity::ephemeral()).await;
+        let coordinator = Member::start().await;
         let bytes: Vec<u8> =
             (0..LENGTH as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let (manifest, ()) = FileWriter::cached(&coordinator.store, ()).copy_from(&bytes[..]).unwrap();
@@ -60,13 +66,8 @@ impl World {
         tokio::spawn(plan.clone().watch(coordinator.network.clone()));
         let mut all = Vec::new();
         for _ in 0..hosts {
-            let member = Member::start(Identity::ephemeral()).await;
-            let swarm = Swarm::new(
-                member.network.clone(),
-                member.store.clone(),
-                Rates::default(),
-                Duration::from_secs(10),
-            );
+            let member = Member::start().await;
+            let swarm = Swarm::new(member.network.clone(), member.store.clone(), Rates::default(), IDLE);
             all.push((member, swarm));
         }
         let world = World { coordinator, hosts: all, bytes, manifest, plan };
@@ -90,9 +91,12 @@ impl World {
         }
     }
 
-    async fn bring(&self, host: usize) -> Option<()> {
+    async fn bring(&self, host: usize) -> bool {
         let (_, swarm) = &self.hosts[host];
-        let bring = swarm.bring(self.coordinator.network.peer(), &self.manifest);
+        let bring = async {
+            let turn = swarm.turn(self.manifest.root).await?;
+            turn.bring(self.coordinator.network.peer(), &self.manifest).await
+        };
         tokio::time::timeout(Duration::from_secs(30), bring).await.expect("in time").unwrap()
     }
 
@@ -131,7 +135,7 @@ impl World {
 async fn all_at_once_and_each_has_the_file() {
     let world = World::start(5).await;
     let all = futures::future::join_all((0..5).map(|host| world.bring(host))).await;
-    assert_eq!(all, vec![Some(()); 5]);
+    assert_eq!(all, vec![true; 5]);
     (0..5).for_each(|host| world.check(host));
 }
 
@@ -140,89 +144,146 @@ async fn what_one_host_has_the_others_get_from_it() {
     let world = World::start(3).await;
     world.bring(0).await;
     world.lose_content();
-    assert_eq!(world.bring(1).await, Some(()));
+    assert!(world.bring(1).await);
     // The first is gone as well; the second holds it.
     world.hosts[0].0.network.shutdown().await;
-    assert_eq!(world.bring(2).await, Some(()));
+    assert!(world.bring(2).await);
     [1, 2].into_iter().for_each(|host| world.check(host));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_tasks_of_a_host_share_one_download() {
-    let world = World::start(1).await;
-    let (one, two) = tokio::join!(world.bring(0), world.bring(0));
-    assert_eq!((one, two), (Some(()), Some(())));
-    world.check(0);
+/// What a holder answers to pulls.
+#[derive(Clone, Copy)]
+enum Answer {
+    Nothing,
+    Truth,
+    /// Units of other bytes.
+    Wrong,
+    /// True bytes, those of several units under a seal that names this place and a length so much shorter.
+    Sealed {
+        offset: u64,
+        shorter: usize,
+    },
 }
 
-/// Hosts whose peers answer pulls by `answer` instead.
-async fn beside(answer: Option<&'static [u8]>) -> usize {
-    let world = World::start(3).await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    // The serving side of this one is taken by the test.
-    let bad = Member::start(Identity::ephemeral()).await;
-    let mut world = world;
-    let swarm = world.hosts[0].1.clone();
-    world.hosts[0] = (bad, swarm);
-    let network = world.hosts[0].0.network.clone();
+/// Host 0 answers pulls like this; gives the streams that were opened to it, counted.
+async fn holder(world: &mut World, answer: Answer) -> Arc<AtomicUsize> {
+    let bad = Member::start().await;
+    let network = bad.network.clone();
+    world.hosts[0].0 = bad;
     for (member, _) in &world.hosts {
         world.admit(&member.network);
     }
     world.admit(&world.coordinator.network);
+    let asked = Arc::new(AtomicUsize::new(0));
     let mut incoming = network.accept(Protocol::Swarm).unwrap();
-    let (counted, length, store) = (asked.clone(), world.manifest.length, world.coordinator.store.clone());
-    assert!(length > 0);
+    let (counted, store) = (Arc::clone(&asked), world.coordinator.store.clone());
     tokio::spawn(async move {
-        let mut held = Vec::new();
         while let Some((_, mut stream)) = incoming.next().await {
             counted.fetch_add(1, Ordering::SeqCst);
-            if let (Some(unit), Ok(Some(Request::Pull { id }))) = (answer, data::receive(&mut stream).await) {
-                let (_, seal) = store.read(id).unwrap();
-                let header = Response::Chunk { length: seal.length as u32, trailer: seal.encode() };
-                data::send(&mut stream, &header).await.unwrap();
-                for index in 0..seal.units.len() {
-                    let wrong: Vec<u8> =
-                        unit.iter().copied().cycle().take(seal.unit_range(index).len()).collect();
-                    if stream.write_u8(UNIT_FOLLOWS).await.is_err() || stream.write_all(&wrong).await.is_err()
-                    {
+            let store = store.clone();
+            tokio::spawn(async move {
+                while let Ok(Some(Request::Pull { id })) = data::receive(&mut stream).await {
+                    if give(&mut stream, &store, id, answer).await.is_err() {
                         break;
                     }
                 }
-                let _ = stream.flush().await;
-            }
-            held.push(stream);
+                // Silent, rather than gone.
+                std::future::pending::<()>().await;
+            });
         }
     });
     world.claim(0, &network.addresses()).await;
+    asked
+}
+
+async fn give(stream: &mut Stream, store: &ChunkStore, id: ChunkId, answer: Answer) -> io::Result<()> {
+    let (bytes, mut seal) = store.read(id).unwrap();
+    match answer {
+        Answer::Nothing => return Ok(()),
+        Answer::Sealed { offset, shorter } if seal.units.len() > 1 => {
+            seal.position = Position::Part { offset };
+            seal.length -= shorter;
+        }
+        Answer::Truth | Answer::Wrong | Answer::Sealed { .. } => {}
+    }
+    let header = Response::Chunk { length: seal.length as u32, trailer: seal.encode() };
+    data::send(stream, &header).await.map_err(io::Error::other)?;
+    for index in 0..seal.units.len() {
+        let mut unit = bytes[seal.unit_range(index)].to_vec();
+        if matches!(answer, Answer::Wrong) {
+            unit.fill(b'x');
+        }
+        stream.write_u8(UNIT_FOLLOWS).await?;
+        stream.write_all(&unit).await?;
+    }
+    stream.flush().await
+}
+
+/// How often host 0 is asked, if it answers so, while two others need the file, one after the other.
+async fn beside(answer: Answer) -> usize {
+    let mut world = World::start(3).await;
+    let asked = holder(&mut world, answer).await;
     let begun = tokio::time::Instant::now();
-    assert_eq!(world.bring(1).await, Some(()));
+    assert!(world.bring(1).await);
     assert!(begun.elapsed() < Duration::from_secs(10), "left late: {:?}", begun.elapsed());
-    assert_eq!(world.bring(2).await, Some(()));
+    assert!(world.bring(2).await);
     [1, 2].into_iter().for_each(|host| world.check(host));
     asked.load(Ordering::SeqCst)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_tasks_of_a_host_share_one_download() {
+    let mut world = World::start(2).await;
+    let asked = holder(&mut world, Answer::Truth).await;
+    assert_eq!(tokio::join!(world.bring(1), world.bring(1)), (true, true));
+    world.check(1);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_liar_is_left_at_its_first_lie_and_asked_by_nobody_again() {
-    assert_eq!(beside(Some(b"lie")).await, 1);
+    assert_eq!(beside(Answer::Wrong).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_place_or_length_of_true_bytes_is_a_lie_and_taints_nothing() {
+    assert_eq!(beside(Answer::Sealed { offset: 1024 * CHUNK as u64, shorter: 0 }).await, 1);
+    // Here the first units are right, and passed on, before the last one is not.
+    assert_eq!(beside(Answer::Sealed { offset: 0, shorter: 1 }).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_source_is_left() {
-    assert!(beside(None).await >= 1);
+    assert!(beside(Answer::Nothing).await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_be_dialled_gets_everything_all_the_same() {
+    let mut world = World::start(2).await;
+    let behind = Member::listening(vec![]).await;
+    let swarm = Swarm::new(behind.network.clone(), behind.store.clone(), Rates::default(), IDLE);
+    world.hosts.push((behind, swarm));
+    for (member, _) in &world.hosts {
+        world.admit(&member.network);
+    }
+    world.admit(&world.coordinator.network);
+    assert!(world.bring(2).await);
+    // And it is no trouble to those who are told that it holds the file.
+    assert!(world.bring(1).await);
+    [1, 2].into_iter().for_each(|host| world.check(host));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_cannot_be_reached_is_left() {
     let world = World::start(2).await;
     world.claim(0, &["/ip4/127.0.0.1/tcp/9".parse().unwrap()]).await;
-    assert_eq!(world.bring(1).await, Some(()));
+    assert!(world.bring(1).await);
     world.check(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_coordinator_knows_no_swarm() {
-    let old = Member::start(Identity::ephemeral()).await;
+    let old = Member::start().await;
     let world = World::start(1).await;
     let (member, swarm) = &world.hosts[0];
     old.network.set_allowed([(member.network.peer(), Role::Worker)].into());
@@ -230,5 +291,6 @@ async fn an_older_coordinator_knows_no_swarm() {
     for address in old.network.addresses() {
         member.network.add_address(old.network.peer(), address);
     }
-    assert_eq!(swarm.bring(old.network.peer(), &world.manifest).await.unwrap(), None);
+    let turn = swarm.turn(world.manifest.root).await.unwrap();
+    assert!(!turn.bring(old.network.peer(), &world.manifest).await.unwrap());
 }

@@ -94,7 +94,7 @@ pub struct WorkerConfig {
     /// Between SIGTERM and SIGKILL for tasks that are ended.
     pub grace: Duration,
     pub transfers: Limits,
-    /// Limits of what goes to and from other hosts.
+    /// Limits of the large contents that go to and from other machines.
     pub rates: Rates,
     pub retries: Retries,
     /// `USER` and `LOGNAME` of tasks.
@@ -128,10 +128,11 @@ impl Worker {
         if config.data_dir.to_str().is_none() {
             return Err(Error::Config("the data directory's name must be UTF-8"));
         }
+        let disk = rustix::fs::statvfs(&config.data_dir)
+            .map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize))
+            .map_err(|source| unusable(config.data_dir.clone())(source.into()))?;
         if config.reserved_disk_bytes == 0 {
-            let disk = rustix::fs::statvfs(&config.data_dir);
-            let bytes = disk.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize) / 10);
-            config.reserved_disk_bytes = bytes.map_err(|e| unusable(config.data_dir.clone())(e.into()))?;
+            config.reserved_disk_bytes = disk / 10;
         }
         let identity = match config.identity.clone() {
             Some(identity) => identity,
@@ -141,14 +142,7 @@ impl Worker {
         let coordinators = Coordinators::open(&config.data_dir, network.clone(), &config.coordinators);
         let roots = Roots::default();
         tokio::spawn(files::serve(network.accept(Protocol::Files)?, roots.clone()));
-        let cache_bytes = match config.cache_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let disk = rustix::fs::statvfs(&config.data_dir);
-                let bytes = disk.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize));
-                cache::default_size(bytes.map_err(|e| unusable(config.data_dir.clone())(e.into()))?)
-            }
-        };
+        let cache_bytes = config.cache_bytes.unwrap_or_else(|| cache::default_size(disk));
         let cache = ChunkStore::open(&config.data_dir.join("chunks"))?;
         let mut sweeper = JoinSet::new();
         sweeper.spawn(cache::keep(cache.clone(), cache_bytes));

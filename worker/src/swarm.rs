@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 /// Smaller contents are fetched from the coordinator: asking whom to pull from would take as long.
 pub const LEAST: u64 = 256 * 1024;
@@ -61,6 +61,14 @@ pub struct Swarm {
     downloads: Arc<Mutex<BTreeMap<ChunkId, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
+impl Rates {
+    /// By bits a second in millions; `None`: as fast as it goes.
+    pub fn of_mbit(upload: Option<u64>, download: Option<u64>) -> Rates {
+        let rate = |mbit: Option<u64>| Rate::new(mbit.map(|mbit| mbit.saturating_mul(1_000_000) / 8));
+        Rates { upload: rate(upload), download: rate(download) }
+    }
+}
+
 impl Swarm {
     pub fn new(network: Network, cache: ChunkStore, rates: Rates, idle: Duration) -> Swarm {
         Swarm {
@@ -95,37 +103,12 @@ impl Swarm {
         serve_pulls(stream, &self.cache, &self.arriving, &self.rates.upload, first).await
     }
 
-    /// Brings all of a content into the cache. `None`: this coordinator knows no swarm, and nothing was done.
-    pub async fn bring(&self, coordinator: PeerId, manifest: &Manifest) -> Result<Option<()>, Error> {
+    /// Waits for the content's turn, of which there is one at a time, and for room among the downloads.
+    pub async fn turn(&self, content: ChunkId) -> Result<Turn<'_>, Error> {
         let stopped = |_| Error::Broken("the worker stops".into());
-        let turn = self.turn(manifest.root);
-        let _turn = turn.lock().await;
-        let _room = self.room.acquire().await.map_err(stopped)?;
-        let opened =
-            tokio::time::timeout(OPEN_WITHIN * 3, self.network.open(coordinator, Protocol::Swarm)).await;
-        let stream = match opened.unwrap_or(Err(OpenError::Timeout)) {
-            Ok(stream) => stream,
-            Err(OpenError::NotServed) => return Ok(None),
-            Err(error) => return Err(Error::Broken(format!("no plan of a coordinator: {error}"))),
-        };
-        let expecting = self.arriving.transfer();
-        let mut download = Download {
-            swarm: self,
-            coordinator,
-            plan: Some(Patient::new(stream, ANSWER_WITHIN.max(self.idle))),
-            sources: VecDeque::new(),
-            current: None,
-            have: 0,
-            told: 0,
-            failures: 0,
-        };
-        let addresses = self.reachable();
-        let (content, length) = (manifest.root, manifest.length);
-        download.ask(&Request::Want { content, length, have: 0, addresses }).await?;
-        bring(&self.cache, manifest, &mut download).await.map_err(failed)?;
-        drop(expecting);
-        download.done().await;
-        Ok(Some(()))
+        let alone = self.turn_of(content).lock_owned().await;
+        let room = self.room.acquire().await.map_err(stopped)?;
+        Ok(Turn { swarm: self, _alone: alone, _room: room })
     }
 
     /// Where peers can reach this host: at loopback only if it listens nowhere else.
@@ -141,8 +124,7 @@ impl Swarm {
         addresses
     }
 
-    /// One download of a content at a time.
-    fn turn(&self, content: ChunkId) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn_of(&self, content: ChunkId) -> Arc<tokio::sync::Mutex<()>> {
         let mut downloads = self.downloads.lock();
         downloads.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = downloads.get(&content).and_then(Weak::upgrade) {
@@ -151,6 +133,45 @@ impl Swarm {
         let turn = Arc::default();
         downloads.insert(content, Arc::downgrade(&turn));
         turn
+    }
+}
+
+/// The right to bring one content here.
+pub struct Turn<'a> {
+    swarm: &'a Swarm,
+    _alone: OwnedMutexGuard<()>,
+    _room: SemaphorePermit<'a>,
+}
+
+impl Turn<'_> {
+    /// Brings all of the content into the cache. False: this coordinator knows no swarm, and nothing was done.
+    pub async fn bring(self, coordinator: PeerId, manifest: &Manifest) -> Result<bool, Error> {
+        let swarm = self.swarm;
+        let opened =
+            tokio::time::timeout(OPEN_WITHIN * 3, swarm.network.open(coordinator, Protocol::Swarm)).await;
+        let stream = match opened.unwrap_or(Err(OpenError::Timeout)) {
+            Ok(stream) => stream,
+            Err(OpenError::NotServed) => return Ok(false),
+            Err(error) => return Err(Error::Broken(format!("no plan of a coordinator: {error}"))),
+        };
+        let expecting = swarm.arriving.transfer();
+        let mut download = Download {
+            swarm,
+            coordinator,
+            plan: Some(Patient::new(stream, ANSWER_WITHIN.max(swarm.idle))),
+            sources: VecDeque::new(),
+            current: None,
+            have: 0,
+            told: 0,
+            failures: 0,
+        };
+        let addresses = swarm.reachable();
+        let (content, length) = (manifest.root, manifest.length);
+        download.ask(&Request::Want { content, length, have: 0, addresses }).await?;
+        bring(&swarm.cache, manifest, &mut download).await.map_err(failed)?;
+        drop(expecting);
+        download.done().await;
+        Ok(true)
     }
 }
 

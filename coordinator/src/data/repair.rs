@@ -6,6 +6,7 @@
 //! a copy too many, which does no harm.
 
 use lote_shared::chunks::ChunkId;
+use std::collections::BTreeMap;
 
 /// What one coordinator said of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,35 @@ pub fn judge(id: ChunkId, peers: &[&[u8]], said: &[Holding]) -> Verdict {
     Verdict::Copy(lacking)
 }
 
+/// Since when coordinators have been silent, by the monotonic clock in ms: one that is for long counts as gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence<P> {
+    since: BTreeMap<P, u64>,
+}
+
+impl<P> Default for Silence<P> {
+    fn default() -> Silence<P> {
+        Silence { since: BTreeMap::new() }
+    }
+}
+
+impl<P: Ord + Copy> Silence<P> {
+    /// Forgets those that are no longer asked.
+    pub fn keep(&mut self, asked: &[P]) {
+        self.since.retain(|peer, _| asked.contains(peer));
+    }
+
+    pub fn answered(&mut self, peer: P) {
+        self.since.remove(&peer);
+    }
+
+    /// It did not answer. Whether it counts as gone, since it has not for at least `max_ms`.
+    pub fn is_gone(&mut self, peer: P, now_ms: u64, max_ms: u64) -> bool {
+        let since = *self.since.entry(peer).or_insert(now_ms);
+        now_ms.saturating_sub(since) >= max_ms
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Holding::{Holds, Lacks, Silent};
@@ -64,6 +94,19 @@ mod tests {
 
     fn id(n: u32) -> ChunkId {
         ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes())
+    }
+
+    #[test]
+    fn whoever_is_silent_for_long_counts_as_gone_until_it_answers() {
+        let mut silence = Silence::default();
+        assert!(!silence.is_gone("a", 1_000, 600));
+        assert!(!silence.is_gone("a", 1_599, 600));
+        assert!(silence.is_gone("a", 1_600, 600));
+        assert!(!silence.is_gone("b", 1_600, 600), "each has its own");
+        silence.answered("a");
+        assert!(!silence.is_gone("a", 9_000, 600));
+        silence.keep(&["b"]);
+        assert!(!silence.is_gone("a", 9_999, 600), "a newcomer begins anew");
     }
 
     #[test]

@@ -102,43 +102,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Brings every chunk of the manifest into the store, as a cache that may be lost in a power failure.
-    pub async fn fetch(&mut self, store: &ChunkStore, manifest: &Manifest) -> Result<(), Error> {
-        if !manifest.is_plausible() {
-            return Err(Error::BadManifest);
-        }
-        let mut wanted = Wanted::new(store, store.cache_group());
-        match manifest.list() {
-            None if manifest.length == 0 => {}
-            None => self.want(&mut wanted, manifest.root).await?,
-            Some((top, depth)) => {
-                // Nodes still to be opened, the next one last: id, depth, length.
-                let mut nodes = vec![(top, depth, manifest.length)];
-                while let Some((id, depth, length)) = nodes.pop() {
-                    if !store.contains(id) {
-                        self.want(&mut wanted, id).await?;
-                        self.drain(&mut wanted, 0).await?;
-                        wanted.commit().await?;
-                    }
-                    let node = read_node(store.clone(), id, depth, length).await?;
-                    match depth {
-                        1 => {
-                            for entry in node.entries {
-                                self.want(&mut wanted, entry.id).await?;
-                            }
-                        }
-                        _ => {
-                            let below = node.entries.into_iter().rev();
-                            nodes.extend(below.map(|entry| (entry.id, depth - 1, entry.length)));
-                        }
-                    }
-                }
-            }
-        }
-        self.drain(&mut wanted, 0).await?;
-        wanted.commit().await
-    }
-
     /// Asks for a chunk unless it is here or on its way; takes in older answers to keep the window.
     async fn want(&mut self, wanted: &mut Wanted, id: ChunkId) -> Result<(), Error> {
         if wanted.store.contains(id) || wanted.asked.contains(&id) {
@@ -240,6 +203,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Client<S> {
+    /// Brings every chunk of the manifest into the store, as a cache that may be lost in a power failure.
+    pub async fn fetch(&mut self, store: &ChunkStore, manifest: &Manifest) -> Result<(), Error> {
+        bring(store, manifest, &mut Fetch { client: self, store }).await
+    }
+}
+
+/// Brings chunks out of one conversation.
+struct Fetch<'a, S> {
+    client: &'a mut Client<S>,
+    store: &'a ChunkStore,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Get for Fetch<'_, S> {
+    async fn get(&mut self, ids: &[ChunkId]) -> Result<(), Error> {
+        let mut wanted = Wanted::new(self.store, self.store.cache_group());
+        for id in ids {
+            self.client.want(&mut wanted, *id).await?;
+        }
+        self.client.drain(&mut wanted, 0).await?;
+        wanted.commit().await
+    }
+}
+
 /// Whoever can bring chunks of these names into the store, in this order; those that are there may be passed over.
 pub trait Get {
     fn get(&mut self, ids: &[ChunkId]) -> impl Future<Output = Result<(), Error>> + Send;
@@ -314,23 +301,29 @@ pub async fn receive_chunk(
     length: u32,
     trailer: &[u8],
 ) -> Result<(Vec<u8>, Seal), Error> {
+    let seal = announced(id, length, trailer)?;
+    let mut bytes = Vec::with_capacity(seal.length.min(UNIT));
+    for index in 0..seal.units.len() {
+        let range = seal.unit_range(index);
+        bytes.resize(range.end, 0);
+        stream.read_exact(&mut bytes[range.clone()]).await?;
+        if !seal.check_unit(index, &bytes[range]) {
+            return Err(Error::WrongChunk { id, why: "a unit does not have its value" });
+        }
+    }
+    Ok((bytes, seal))
+}
+
+/// The seal of a chunk that a peer announces with these words; the units are still to be checked.
+pub(super) fn announced(id: ChunkId, length: u32, trailer: &[u8]) -> Result<Seal, Error> {
     let wrong = |why| Error::WrongChunk { id, why };
     let length = length as usize;
     if length > CHUNK || trailer.len() > seal::MAX {
         return Err(wrong("longer than a chunk"));
     }
     let seal = Seal::decode(id, trailer, (length + trailer.len()) as u64).map_err(wrong)?;
-    if seal.length != length {
-        return Err(wrong("another length than announced"));
+    match seal.length == length {
+        true => Ok(seal),
+        false => Err(wrong("another length than announced")),
     }
-    let mut bytes = Vec::with_capacity(length.min(UNIT));
-    for index in 0..seal.units.len() {
-        let range = seal.unit_range(index);
-        bytes.resize(range.end, 0);
-        stream.read_exact(&mut bytes[range.clone()]).await?;
-        if !seal.check_unit(index, &bytes[range]) {
-            return Err(wrong("a unit does not have its value"));
-        }
-    }
-    Ok((bytes, seal))
 }

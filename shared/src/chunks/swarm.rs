@@ -1,15 +1,15 @@
 //! Both sides of a pull over `/lote/swarm/1`: chunks passed on while they arrive.
 
 use super::arriving::{Arriving, Partial};
-use super::fetch::Error;
-use super::seal::{self, Seal};
-use super::tree::{CHUNK, ChunkId};
+use super::fetch::{Error, announced};
+use super::tree::ChunkId;
 use super::{ChunkStore, store};
 use crate::network::rate::Rate;
 use crate::protocol::codec;
 use crate::protocol::data::{self, StreamError};
 use crate::protocol::swarm::{MARK_EVERY, Request, Response, UNIT_FOLLOWS, WAIT};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -38,8 +38,8 @@ impl From<StreamError> for Leave {
     }
 }
 
-impl From<std::io::Error> for Leave {
-    fn from(error: std::io::Error) -> Leave {
+impl From<io::Error> for Leave {
+    fn from(error: io::Error) -> Leave {
         Leave::Broken(error.into())
     }
 }
@@ -101,21 +101,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Puller<S> {
         let mut marks = Marks::default();
         let (length, trailer) = loop {
             match data::receive(&mut self.stream).await?.ok_or(Error::Protocol)? {
-                Response::Chunk { length, trailer } => break (length as usize, trailer),
+                Response::Chunk { length, trailer } => break (length, trailer),
                 Response::Waiting => marks.another()?,
                 Response::Missing => return Err(Leave::Missing),
                 Response::Sources(_) | Response::Invalid(_) => return Err(Error::Protocol.into()),
             }
         };
-        let wrong = |why| Error::WrongChunk { id, why };
-        if length > CHUNK || trailer.len() > seal::MAX {
-            return Err(wrong("longer than a chunk").into());
-        }
-        let seal = Seal::decode(id, &trailer, (length + trailer.len()) as u64).map_err(wrong)?;
-        if seal.length != length {
-            return Err(wrong("another length than announced").into());
-        }
-        let chunk = arriving.begin(id, &seal);
+        let seal = announced(id, length, &trailer)?;
+        let mut chunk: Option<Arc<Partial>> = None;
         let mut unit = Vec::new();
         for index in 0..seal.units.len() {
             let mut marks = Marks::default();
@@ -126,13 +119,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Puller<S> {
             limit.take(unit.len()).await;
             self.stream.read_exact(&mut unit).await?;
             if !seal.check_unit(index, &unit) {
-                return Err(wrong("a unit does not have its value").into());
+                chunk.inspect(|chunk| arriving.give_up(id, chunk));
+                return Err(Error::WrongChunk { id, why: "a unit does not have its value" }.into());
             }
-            chunk.push(index, &unit);
+            chunk.get_or_insert_with(|| arriving.begin(id, &seal)).push(index, &unit);
         }
-        keep(store, id, chunk).await?;
-        arriving.end(id);
-        Ok(length as u64)
+        if let Some(chunk) = chunk {
+            keep(store, id, chunk).await?;
+            arriving.end(id);
+        }
+        Ok(seal.length as u64)
     }
 }
 
@@ -243,8 +239,10 @@ async fn pass_on<S: AsyncWrite + Unpin>(
     let mut units = chunk.watch();
     for index in 0..seal.units.len() {
         loop {
-            if *units.borrow_and_update() > index {
-                break;
+            match *units.borrow_and_update() {
+                Some(units) if units > index => break,
+                Some(_) => {}
+                None => return Err(io::Error::other("the chunk that was passed on came to nothing").into()),
             }
             // What is on its way here is on its way there.
             stream.flush().await?;

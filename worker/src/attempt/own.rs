@@ -216,15 +216,17 @@ impl OwnStore {
         mode: u32,
     ) -> Result<bool, Error> {
         let Some(coordinator) = peers.first() else { return Ok(false) };
+        // Whoever lays down holds a thread as long as the content comes, so there are no more than that come at once.
+        let turn = self.swarm.turn(manifest.root).await?;
         let file = http::create(target, mode).await?.into_std().await;
         let coming = Coming::new();
         let (cache, content, seen) = (self.cache.clone(), *manifest, coming.seen());
         let laying = tokio::task::spawn_blocking(move || lay_down(&cache, &content, file, &seen));
-        let brought = self.swarm.bring(*coordinator, manifest).await;
+        let brought = turn.bring(*coordinator, manifest).await;
         if let Err(error) = &brought {
             tracing::info!(%error, "the swarm did not bring a file; a coordinator is asked for the rest");
         }
-        if matches!(brought, Ok(Some(()))) {
+        if matches!(brought, Ok(true)) {
             self.touch(*manifest).await?;
         }
         drop(coming);

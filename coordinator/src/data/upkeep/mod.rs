@@ -208,7 +208,7 @@ impl Upkeep {
     }
 
     async fn repair(self) {
-        let mut silence = repairing::Silence::default();
+        let mut silence = super::repair::Silence::default();
         let mut members: Option<Vec<PeerId>> = None;
         let mut pause = Duration::ZERO;
         let mut rested = Duration::ZERO;

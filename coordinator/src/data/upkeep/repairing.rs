@@ -1,7 +1,7 @@
 //! One pass of repair: everything that the state refers to, and who holds it.
 
 use super::super::references;
-use super::super::repair::{Holding, Verdict, judge};
+use super::super::repair::{Holding, Silence, Verdict, judge};
 use super::asking::{self, Asked};
 use super::{Clock, Upkeep};
 use lote_shared::chunks::ChunkId;
@@ -16,13 +16,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Names in the sample that tells how often the same chunk is referred to.
 const SAMPLE_MAX: usize = 16 * 1024;
 
-/// Since when coordinators have been silent, by the monotonic clock in ms.
-#[derive(Debug, Default)]
-pub(super) struct Silence {
-    since: BTreeMap<PeerId, u64>,
-}
-
-pub(super) async fn pass(upkeep: &Upkeep, silence: &mut Silence) -> Result<(), String> {
+pub(super) async fn pass(upkeep: &Upkeep, silence: &mut Silence<PeerId>) -> Result<(), String> {
     let (work, mut silent, runtime) = (upkeep.clone(), std::mem::take(silence), Handle::current());
     let task = tokio::task::spawn_blocking(move || {
         let result = Pass::new(&work, &runtime, &mut silent).run();
@@ -36,7 +30,7 @@ pub(super) async fn pass(upkeep: &Upkeep, silence: &mut Silence) -> Result<(), S
 struct Pass<'a> {
     upkeep: &'a Upkeep,
     runtime: &'a Handle,
-    silence: &'a mut Silence,
+    silence: &'a mut Silence<PeerId>,
     /// This coordinator first.
     peers: Vec<PeerId>,
     /// Conversations with the others, as they are needed.
@@ -50,10 +44,10 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(upkeep: &'a Upkeep, runtime: &'a Handle, silence: &'a mut Silence) -> Pass<'a> {
+    fn new(upkeep: &'a Upkeep, runtime: &'a Handle, silence: &'a mut Silence<PeerId>) -> Pass<'a> {
         let mut peers = vec![upkeep.inner.network.peer()];
         peers.extend((upkeep.inner.others)());
-        silence.since.retain(|peer, _| peers.contains(peer));
+        silence.keep(&peers);
         Pass {
             upkeep,
             runtime,
@@ -171,7 +165,7 @@ impl<'a> Pass<'a> {
         let request = Request::Holds { ids: ids.to_vec() };
         match self.runtime.block_on(self.answer(peer, &request)) {
             Ok(held) if held.len() == ids.len() => {
-                self.silence.since.remove(&peer);
+                self.silence.answered(peer);
                 Some(held.into_iter().map(holding).collect())
             }
             Ok(_) => self.silent(peer, ids, "its answer makes no sense"),
@@ -186,9 +180,8 @@ impl<'a> Pass<'a> {
 
     fn silent(&mut self, peer: PeerId, ids: &[ChunkId], why: &str) -> Option<Vec<Holding>> {
         self.trouble = Some(format!("{peer} does not say what it holds: {why}"));
-        let now = Clock::now().monotonic_ms;
-        let since = *self.silence.since.entry(peer).or_insert(now);
-        let gone = now.saturating_sub(since) >= self.upkeep.inner.settings.silent_max.as_millis() as u64;
+        let longest = self.upkeep.inner.settings.silent_max.as_millis() as u64;
+        let gone = self.silence.is_gone(peer, Clock::now().monotonic_ms, longest);
         (!gone).then(|| vec![Holding::Silent; ids.len()])
     }
 
