@@ -5,15 +5,17 @@
 //! here, so nodes never hold an account key.
 
 use crate::api::auth::blob::sas::{self, ContainerSas};
+use crate::api::auth::token::{self, JobToken};
 use crate::engine::Engine;
-use crate::scheduling::Catalogue;
-use crate::state::{Cluster, ROW_VERSION, keys};
+use crate::scheduling::{Catalogue, Parcel};
+use crate::state::{ROW_VERSION, keys};
 use lote_shared::model::{
-    AccountId, AttemptRef, JobKey, NodeKey, ResourceFile, ResourceSource, StartTask, TaskSpec, Timestamp,
+    AccountId, AttemptRef, EnvironmentSetting, JobKey, NodeKey, ResourceFile, ResourceSource, StartTask,
+    TaskExtra, TaskSpec, Timestamp,
 };
 use lote_shared::protocol::codec;
-use lote_shared::protocol::host::{JobPart, LeaderMessage, NodeGrant, TaskChunk, TaskLaunch};
-use std::collections::{BTreeMap, BTreeSet};
+use lote_shared::protocol::host::{LeaderMessage, NodeGrant, TaskChunk};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How long a SAS made for a node is good: longer than any sensible wait in the node's queue.
@@ -31,17 +33,6 @@ struct Endpoints {
 /// Makes messages for hosts; clone freely.
 #[derive(Debug, Clone)]
 pub struct ChunkBuilder(Arc<Endpoints>);
-
-/// A task's hot part, copied out under the read lock.
-struct Hot {
-    launch: AttemptRef,
-    account: AccountId,
-    job: JobKey,
-    slots: u16,
-    wall_clock_ms: Option<u64>,
-    retention_ms: Option<u64>,
-    last_try: bool,
-}
 
 impl ChunkBuilder {
     pub fn new(batch_endpoint: &str, blob_endpoint: &str) -> ChunkBuilder {
@@ -68,42 +59,19 @@ impl ChunkBuilder {
 
     /// As [`ChunkBuilder::build`], on this thread.
     pub fn chunk(&self, engine: &Engine, node: NodeKey, attempts: &[AttemptRef]) -> TaskChunk {
-        let (hot, mut parts) = engine.read(|cluster| {
-            let hot: Vec<Hot> = attempts.iter().filter_map(|attempt| hot(cluster, *attempt)).collect();
-            let jobs: BTreeSet<JobKey> = hot.iter().map(|task| task.job).collect();
-            let part = |job: JobKey| {
-                let job_id = cluster.job(job)?.id.to_string();
-                Some((job, JobPart { job_id, environment: cluster.job_cold(job)?.environment.clone() }))
+        let parcel = engine.read(|cluster| Parcel::of(cluster, attempts));
+        parcel.into_chunk(node, |one| {
+            let spec = match &one.spec {
+                Some(spec) => Some(spec.clone()),
+                None => task_spec(engine, one.account, one.launch, one.job),
             };
-            let parts: BTreeMap<JobKey, JobPart> = jobs.into_iter().filter_map(part).collect();
-            (hot, parts)
-        });
-        let mut chunk = TaskChunk { node, jobs: Vec::new(), tasks: Vec::new() };
-        let mut job_index: BTreeMap<JobKey, u32> = BTreeMap::new();
-        for task in hot {
-            let Some(mut spec) =
-                read_cold::<TaskSpec>(engine, &keys::task_cold(task.account, task.launch.task))
-            else {
-                tracing::error!(task = %task.launch, "the task's specification cannot be read; it stays assigned");
-                continue;
+            let Some(mut spec) = spec else {
+                tracing::error!(task = %one.launch, "the task's specification cannot be read; it stays assigned");
+                return None;
             };
-            self.sign_auto_storage(engine, task.account, &mut spec.resource_files);
-            if let Some(part) = parts.remove(&task.job) {
-                job_index.insert(task.job, chunk.jobs.len() as u32);
-                chunk.jobs.push(part);
-            }
-            let Some(job) = job_index.get(&task.job).copied() else { continue };
-            chunk.tasks.push(TaskLaunch {
-                attempt: task.launch,
-                job,
-                slots: task.slots,
-                wall_clock_ms: task.wall_clock_ms,
-                retention_ms: task.retention_ms,
-                last_try: task.last_try,
-                spec,
-            });
-        }
-        chunk
+            self.sign_auto_storage(engine, one.account, &mut spec.resource_files);
+            Some(spec)
+        })
     }
 
     /// What the host of `node` is told to carry; `None` once the node is gone.
@@ -173,18 +141,18 @@ impl ChunkBuilder {
     }
 }
 
-fn hot(cluster: &Cluster, attempt: AttemptRef) -> Option<Hot> {
-    let task = cluster.task(attempt.task).filter(|task| task.attempt == attempt.attempt)?;
-    let retries = task.constraints.max_retry_count;
-    Some(Hot {
-        launch: attempt,
-        account: task.account,
-        job: task.job,
-        slots: task.slots,
-        wall_clock_ms: task.constraints.max_wall_clock.as_limit_ms(),
-        retention_ms: task.constraints.retention.as_limit_ms(),
-        last_try: retries >= 0 && task.retry_count >= retries.unsigned_abs(),
-    })
+/// A task's cold part, with a token for its job if it is to have one.
+fn task_spec(engine: &Engine, account: AccountId, attempt: AttemptRef, job: JobKey) -> Option<TaskSpec> {
+    let mut spec = read_cold::<TaskSpec>(engine, &keys::task_cold(account, attempt.task))?;
+    let extras: Vec<TaskExtra> =
+        read_cold(engine, &keys::task_extras(account, attempt.task)).unwrap_or_default();
+    if extras.contains(&TaskExtra::Token) {
+        let key = engine.read(|cluster| cluster.account(account)?.keys.first().cloned())?;
+        let value = JobToken { account, job, attempt }.sign(&key);
+        spec.environment.retain(|setting| setting.name != token::VARIABLE);
+        spec.environment.push(EnvironmentSetting { name: token::VARIABLE.to_owned(), value });
+    }
+    Some(spec)
 }
 
 /// Reads a cold row; a row that is missing or damaged is `None` and logged by whoever needs it.

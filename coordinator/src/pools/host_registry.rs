@@ -261,6 +261,18 @@ impl HostRegistry {
         }
     }
 
+    /// Sends attempts that may start now. A host without a session hears of them with its next inventory.
+    fn launch(&self, node: NodeKey, attempts: Vec<AttemptRef>, ctx: &mut Context<Self>) {
+        let Some(session) = self.session_of(node).cloned() else { return };
+        let (builder, engine) = (self.builder.clone(), self.engine.clone());
+        let work = async move {
+            if let Some(chunk) = builder.build(&engine, node, attempts).await {
+                session.send(chunk);
+            }
+        };
+        ctx.spawn(work.into_actor(self));
+    }
+
     /// A node that is to go is wiped by its host, which then says that it is gone.
     fn revoke_if_due(&self, node: NodeKey) {
         if self.engine.read(|cluster| cluster.node_wants_revoke(node))
@@ -296,6 +308,7 @@ impl HostRegistry {
                             .send(LeaderMessage::Clean { node: *node, directories: vec![directory.clone()] });
                     }
                 }
+                Event::Launch { node, attempts } => self.launch(*node, attempts.clone(), ctx),
                 Event::NodeGranted(node) => {
                     if let (Some(session), Some(grant)) =
                         (self.session_of(*node), self.builder.grant(&self.engine, *node))

@@ -9,10 +9,11 @@
 //! * A job's tasks stand in classes by the slots they need. A class that fits on no node is left out as a whole, so
 //!   wide tasks in front of a queue do not have to be skipped one by one.
 
+mod choosy;
 mod rebalance;
 
 use crate::state::query::{ReadyJob, ReadyPool};
-use crate::state::{Cluster, held_slots_max};
+use crate::state::{Cluster, Needs, held_slots_max};
 use lote_shared::model::{AttemptRef, FillType, JobKey, JobOrder, NodeKey, PoolKey, TaskKey, Timestamp};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, btree_set};
@@ -92,6 +93,10 @@ type JobPlace = (Reverse<i16>, u64, u64, JobKey);
 /// A job's ready tasks during one step.
 struct Walk<'a> {
     classes: Vec<(u16, Peekable<btree_set::Iter<'a, TaskKey>>)>,
+    /// Its manager, if that comes before the others now.
+    manager: Option<(TaskKey, Needs)>,
+    /// Whether not every node will do.
+    is_choosy: bool,
     /// Tasks it may still start.
     left: u64,
 }
@@ -243,7 +248,9 @@ impl Dispatcher {
                 let (count, slots) = self.of_job.get(&next.job).copied().unwrap_or_default();
                 let classes = view.tasks(next.job).map(|(slots, tasks)| (slots, tasks.iter().peekable()));
                 let left = view.parallel_left(next.job).saturating_sub(count);
-                walks.insert(next.job, Walk { classes: classes.collect(), left });
+                let manager = view.manager(next.job);
+                let is_choosy = manager.is_some() || view.prepares(next.job);
+                walks.insert(next.job, Walk { classes: classes.collect(), manager, is_choosy, left });
                 let used = if by_use { next.used_slots.saturating_add(slots) } else { 0 };
                 places.insert((place.0, used, place.2, next.job));
                 jobs.next();
@@ -261,12 +268,23 @@ impl Dispatcher {
                 continue;
             };
             let wish = cluster.task(task).and_then(|task| task.wish());
-            let Some(node) = self.find_node(view.pool.fill_type, slots, wish) else {
+            let (is_choosy, needs) = (walk.is_choosy, walk.needs(slots));
+            let node = match is_choosy {
+                true => self.find_node_for(cluster, view, job, needs, wish),
+                false => self.find_node(view.pool.fill_type, slots, wish),
+            };
+            let Some(node) = node else {
+                if is_choosy {
+                    // What it does not find others may.
+                    walks.remove(&job);
+                    continue;
+                }
                 too_wide = too_wide.min(u32::from(slots));
                 places.insert((priority, used, 0, job));
                 continue;
             };
             walk.take(slots);
+            let slots = self.rooms.get(&node).map_or(slots, |room| needs.slots(room.slots));
             self.take(task, job, node, slots, priority.0);
             let chunk = chunks.entry(node).or_default();
             chunk.push(task);
@@ -286,6 +304,9 @@ impl Dispatcher {
     fn next_task(&mut self, walk: &mut Walk, too_wide: u32) -> Option<(TaskKey, u16)> {
         if walk.left == 0 {
             return None;
+        }
+        if let Some((task, needs)) = walk.manager {
+            return Some((task, needs.slots)).filter(|_| !self.flights.contains_key(&task));
         }
         let mut best: Option<(TaskKey, u16)> = None;
         for (slots, tasks) in &mut walk.classes {
@@ -400,8 +421,17 @@ impl Dispatcher {
 }
 
 impl Walk<'_> {
-    /// Removes the head of a class.
+    fn needs(&self, slots: u16) -> Needs {
+        let task = Needs { slots, is_alone: false, dedicated: false };
+        self.manager.map_or(task, |(_, needs)| needs)
+    }
+
+    /// Removes the head of a class, or the manager.
     fn take(&mut self, slots: u16) {
+        if self.manager.take().is_some() {
+            self.left = 0;
+            return;
+        }
         if let Some((_, tasks)) = self.classes.iter_mut().find(|(class, _)| *class == slots) {
             tasks.next();
         }

@@ -4,6 +4,7 @@
 //! to. What no longer fits is dropped without a trace. A task gets its next attempt only when the one before is known
 //! to have ended: the node reported its end, gave it back unstarted, or its lease is over.
 
+use super::chores::Readiness;
 use super::cluster::{Cluster, Event};
 use super::exits::{FinalEnd, consequence};
 use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
@@ -30,7 +31,7 @@ pub fn held_slots_max(slots: u16) -> u32 {
 }
 
 /// Delay before the `n`th retry (from 1): none, then 1, 2, 4 … 30 s.
-fn backoff_ms(retry: u32) -> u64 {
+pub(super) fn backoff_ms(retry: u32) -> u64 {
     match retry {
         0 | 1 => 0,
         _ => 1_000_u64.checked_shl(retry - 2).filter(|ms| *ms > 0).unwrap_or(u64::MAX).min(BACKOFF_MAX_MS),
@@ -126,15 +127,26 @@ impl Cluster {
         let task = self.tasks.get(key)?;
         let job = self.jobs.get(&task.job)?;
         let pool = &self.pools.get(&node.record.pool)?.record;
-        let room = held_slots_max(node.record.slots).saturating_sub(node.load.slots());
+        let needs = job.needs(task);
+        let readiness = self.readiness(job, node);
+        // What waits for a preparation is not prefetched.
+        let most = match readiness {
+            Readiness::Ready => held_slots_max(node.record.slots),
+            _ => u32::from(node.record.slots),
+        };
+        let room = most.saturating_sub(node.load.slots());
+        let slots = needs.slots(node.record.slots);
         let fits = task.place == TaskPlace::Ready
             && task.ending != Some(Ending::Closed)
             && job.record.state == JobState::Active
             && job.below_parallel_limit(0)
+            && job.offers(key)
             && job.record.account == node.record.account
             && job.record.pool == pool.id
-            && task.slots <= node.record.slots
-            && u32::from(task.slots) <= room;
+            && needs.allows(node.record.dedicated, node.load)
+            && readiness != Readiness::Barred
+            && slots <= node.record.slots
+            && u32::from(slots) <= room;
         if !fits {
             return None;
         }
@@ -146,12 +158,24 @@ impl Cluster {
         let job_key = task.job;
         let now = step.now;
         let attempt = task.attempt.next();
+        let place = match readiness {
+            Readiness::Underway | Readiness::Needed { waits: true } => {
+                TaskPlace::Preparing { node: node_key, at: now, launched: false }
+            }
+            Readiness::Ready | Readiness::Needed { waits: false } | Readiness::Barred => {
+                TaskPlace::Assigned { node: node_key, at: now }
+            }
+        };
         self.change_task(step, key, |task| {
             task.attempt = attempt;
             task.ending = None;
             task.last_node = Some(node_key);
-            task.place = TaskPlace::Assigned { node: node_key, at: now };
+            task.slots = slots;
+            task.move_to(place, now);
         });
+        if matches!(readiness, Readiness::Needed { .. }) {
+            self.begin_preparation(step, job_key, node_key);
+        }
         self.turns += 1;
         if let Some(job) = self.jobs.get_mut(&job_key) {
             job.turn = self.turns;
@@ -168,7 +192,10 @@ impl Cluster {
                 continue;
             };
             match task.place {
-                TaskPlace::Assigned { node: holder, .. } if holder == node => {
+                TaskPlace::Assigned { node: holder, .. }
+                | TaskPlace::Preparing { node: holder, launched: true, .. }
+                    if holder == node =>
+                {
                     self.give_back(step, attempt.task, None, false, |_| ());
                 }
                 _ if task.ending == Some(Ending::Closed) && task.last_node == Some(node) => {
@@ -190,10 +217,19 @@ impl Cluster {
         };
         let counts = |task: &TaskRecord| match (task.place, task.ending) {
             (_, Some(Ending::Closed)) | (TaskPlace::Completed { .. }, _) => false,
-            (TaskPlace::Assigned { .. } | TaskPlace::Running { .. }, _) => true,
-            (TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Dependent, ending) => {
-                ending == Some(Ending::Lost)
-            }
+            (
+                TaskPlace::Assigned { .. }
+                | TaskPlace::Preparing { launched: true, .. }
+                | TaskPlace::Running { .. },
+                _,
+            ) => true,
+            (
+                TaskPlace::Ready
+                | TaskPlace::Waiting { .. }
+                | TaskPlace::Dependent
+                | TaskPlace::Preparing { launched: false, .. },
+                ending,
+            ) => ending == Some(Ending::Lost),
         };
         let is_its_host = host.is_some_and(|host| host.record.peer == peer);
         match is_its_host && task.filter(is_latest).is_some_and(counts) {
@@ -232,6 +268,9 @@ impl Cluster {
         report: &AttemptReport,
         began: Option<Timestamp>,
     ) {
+        if self.report_chore(step, node, report) {
+            return;
+        }
         let Some(task) = self.tasks.get(report.attempt.task) else { return };
         if task.attempt != report.attempt.attempt || task.last_node != Some(node) {
             return;
@@ -241,11 +280,19 @@ impl Cluster {
             (_, Some(Ending::Closed), Some(_)) => self.change_task(step, key, |task| task.ending = None),
             (_, Some(Ending::Closed), None) => {}
             // Already asked back: it will be reported as ended.
-            (TaskPlace::Assigned { .. }, Some(Ending::Requeue | Ending::Recover), None) => {}
-            (TaskPlace::Assigned { at, .. }, _, None) => {
+            (
+                TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. },
+                Some(Ending::Requeue | Ending::Recover),
+                None,
+            ) => {}
+            (TaskPlace::Assigned { at, .. } | TaskPlace::Preparing { at, launched: true, .. }, _, None) => {
                 self.attempt_started(step, key, node, at, began);
             }
-            (TaskPlace::Assigned { at, .. }, _, Some(end)) => {
+            (
+                TaskPlace::Assigned { at, .. } | TaskPlace::Preparing { at, launched: true, .. },
+                _,
+                Some(end),
+            ) => {
                 let from = clamp(began.unwrap_or(end.at), at, step.now);
                 // An attempt whose work never began ends where it stands.
                 let began = report.started.is_some() || matches!(end.outcome, AttemptOutcome::Exited { .. });
@@ -353,7 +400,7 @@ impl Cluster {
     }
 
     /// Puts a task back in the queue, where it keeps its place; nothing of the attempt stays open.
-    fn give_back(
+    pub(super) fn give_back(
         &mut self,
         step: &mut Step,
         key: TaskKey,
@@ -379,6 +426,7 @@ impl Cluster {
         let now = step.now;
         let result = if done.failure.is_none() { TaskResult::Success } else { TaskResult::Failure };
         let Some(job) = self.tasks.get(key).map(|task| task.job) else { return };
+        self.manager_ends(step, job, key, done.end);
         self.change_task(step, key, |task| {
             task.pass_through_running(began);
             task.move_to(TaskPlace::Completed { result }, now);
@@ -422,7 +470,16 @@ impl Cluster {
     /// Asks a node to give an attempt back, started or not; the task is queued again when the node says it ended.
     pub(super) fn want_back(&mut self, step: &mut Step, key: TaskKey, ending: Ending) {
         let Some(task) = self.tasks.get(key) else { return };
-        let (TaskPlace::Assigned { node, .. } | TaskPlace::Running { node }) = task.place else { return };
+        if matches!(task.place, TaskPlace::Preparing { launched: false, .. }) {
+            self.give_back(step, key, None, false, |_| ());
+            return;
+        }
+        let (TaskPlace::Assigned { node, .. }
+        | TaskPlace::Preparing { node, .. }
+        | TaskPlace::Running { node }) = task.place
+        else {
+            return;
+        };
         if matches!(task.ending, Some(Ending::Requeue)) || task.ending == Some(ending) {
             return;
         }
@@ -434,7 +491,13 @@ impl Cluster {
     /// Asks a node to give an attempt back if it has not started it.
     pub(super) fn recall_task(&mut self, step: &mut Step, key: TaskKey) {
         let Some(task) = self.tasks.get(key) else { return };
-        let TaskPlace::Assigned { node, .. } = task.place else { return };
+        if matches!(task.place, TaskPlace::Preparing { launched: false, .. }) {
+            self.give_back(step, key, None, false, |_| ());
+            return;
+        }
+        let (TaskPlace::Assigned { node, .. } | TaskPlace::Preparing { node, .. }) = task.place else {
+            return;
+        };
         if task.ending.is_some() {
             return;
         }
@@ -465,6 +528,7 @@ impl Cluster {
         check_size(step, tasks.len())?;
         for key in tasks {
             let place = self.tasks.get(*key).map(|task| task.place);
+            self.chore_again(step, *key);
             if matches!(place, Some(TaskPlace::Waiting { until }) if until <= step.now && until < Timestamp::MAX)
             {
                 self.change_task(step, *key, |task| task.place = TaskPlace::Ready);

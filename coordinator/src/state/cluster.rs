@@ -7,13 +7,13 @@
 //! as" stands in one place, whatever led there.
 
 use super::blobs::Blobs;
-use super::command::{Action, CursorKey};
+use super::command::{Action, CursorKey, ScheduleChange};
 use super::cursors::CursorRecord;
 use super::dependencies::StoredTie;
 use super::idempotency::Answers;
 use super::index::{Account, Deadline, Host, Job, Node, Pool, Schedule, Standing};
 use super::members::{Membership, Replacing};
-use super::records::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
+use super::records::{ChoreRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Version};
 use super::step::{ROW_VERSION, Step};
 use super::table::TaskTable;
@@ -96,6 +96,11 @@ pub enum Event {
     },
     /// Who belongs to the cluster is to be looked up again.
     MembersChanged,
+    /// The host of this node is to be sent these attempts.
+    Launch {
+        node: NodeKey,
+        attempts: Vec<AttemptRef>,
+    },
 }
 
 /// Why rows could not be taken back into memory.
@@ -147,6 +152,8 @@ pub struct Cluster {
     /// The last number given to one.
     pub(super) last_schedule: ScheduleKey,
     pub(super) tasks: TaskTable,
+    /// Preparations and releases, of all jobs.
+    pub(super) chores: BTreeMap<TaskKey, ChoreRecord>,
     pub(super) cursors: BTreeMap<CursorKey, CursorRecord>,
     pub(super) deadlines: BTreeSet<(Timestamp, Deadline)>,
     pub(super) answers: Answers,
@@ -216,7 +223,11 @@ impl Cluster {
             Action::NodeReport { node, phase, start_task, errors } => {
                 self.report_node(step, *node, *phase, start_task.as_ref(), errors)
             }
-            Action::JobAdd { spec } => self.add_job(step, spec),
+            Action::JobAdd { spec } => self.add_job(step, spec, &[]),
+            Action::JobAddWith { spec, extras } => self.add_job(step, spec, extras),
+            Action::JobPatchWith { job, condition, patch, auto_pool } => {
+                self.patch_job_with(step, job, condition, patch, auto_pool)
+            }
             Action::JobPatch { job, condition, patch } => self.patch_job(step, job, condition, patch),
             Action::JobDisable { job, condition, tasks } => self.disable_job(step, job, condition, *tasks),
             Action::JobEnable { job, condition } => self.enable_job(step, job, condition),
@@ -227,7 +238,7 @@ impl Cluster {
             Action::JobExpire { job } => self.expire_job(step, *job),
             Action::JobCheckComplete { job } => self.check_empty_job(step, *job),
             Action::TasksAdd { job, tasks } => {
-                self.add_tasks(step, job, tasks.iter().map(|task| (task, None)))
+                self.add_tasks(step, job, tasks.iter().map(|task| (task, None, &[][..])))
             }
             Action::TaskPut { job, task, condition, max_wall_clock, retention, max_retry_count } => {
                 let limits = (*max_wall_clock, *retention, *max_retry_count);
@@ -272,13 +283,22 @@ impl Cluster {
                 self.join_host(step, &seen)
             }
             Action::CoordinatorFounded { admission, member } => self.found_alone(step, admission, *member),
-            Action::ScheduleAdd { spec } => self.add_schedule(step, spec),
+            Action::ScheduleAdd { spec } => self.add_schedule(step, spec, &[]),
+            Action::ScheduleAddWith { spec, extras } => self.add_schedule(step, spec, extras),
+            Action::SchedulePatchWith { schedule, condition, patch, extras } => {
+                let change = ScheduleChange::Patch(patch.clone());
+                self.change_schedule_named(step, schedule, condition, &change, extras)
+            }
             Action::ScheduleChange { schedule, condition, change } => {
-                self.change_schedule_named(step, schedule, condition, change)
+                self.change_schedule_named(step, schedule, condition, change, &[])
             }
             Action::ScheduleCheck { schedule } => self.check_schedule(step, *schedule),
             Action::TiedTasksAdd { job, tasks } => {
-                self.add_tasks(step, job, tasks.iter().map(|(task, ties)| (task, Some(ties))))
+                self.add_tasks(step, job, tasks.iter().map(|(task, ties)| (task, Some(ties), &[][..])))
+            }
+            Action::TasksAddWith { job, tasks } => {
+                let tasks = tasks.iter().map(|(task, ties, extras)| (task, Some(ties), extras.as_slice()));
+                self.add_tasks(step, job, tasks)
             }
             Action::VersionRaise { to, witnesses } => self.raise_version(step, *to, witnesses),
             Action::VersionHold => self.hold_version(step),
@@ -305,7 +325,9 @@ impl Cluster {
     /// Draws the consequences for everything that was touched, until nothing more follows.
     fn settle(&mut self, step: &mut Step) {
         loop {
-            if let Some((job, action)) = step.exits.pop_first() {
+            if let Some(job) = step.managers.pop_first() {
+                self.manager_ended(step, job);
+            } else if let Some((job, action)) = step.exits.pop_first() {
                 self.exit_job(step, job, action);
             } else if let Some(job) = step.deliveries.pop_first() {
                 self.settle_deliveries(step, job);
@@ -438,6 +460,9 @@ impl Cluster {
         let mut ties = Vec::new();
         let mut schedules: Vec<ScheduleRecord> = Vec::new();
         let mut schedule_cold = BTreeMap::new();
+        let mut job_extras = BTreeMap::new();
+        let mut schedule_extras = BTreeMap::new();
+        let mut chores = Vec::new();
         for (key, value) in rows {
             let row = Row { key: &key, value: &value };
             let (account, table, rest) = keys::split(&key).ok_or_else(|| row.error("no such table"))?;
@@ -488,11 +513,18 @@ impl Cluster {
                 }
                 keys::Table::Job => {
                     let record: JobRecord = row.decode()?;
-                    jobs.insert(record.key, Job::new(record, Default::default()));
+                    jobs.insert(record.key, Job::new(record, Default::default(), Vec::new()));
                 }
                 keys::Table::JobCold => {
                     job_cold.insert(JobKey(number(&row)?), row.decode()?);
                 }
+                keys::Table::JobExtras => {
+                    job_extras.insert(JobKey(number(&row)?), row.decode()?);
+                }
+                keys::Table::ScheduleExtras => {
+                    schedule_extras.insert(ScheduleKey(number(&row)?), row.decode()?);
+                }
+                keys::Table::Chore => chores.push(row.decode()?),
                 keys::Table::Task => cluster.tasks.insert(row.decode()?),
                 keys::Table::Cursor => {
                     let record: CursorRecord = row.decode()?;
@@ -509,7 +541,10 @@ impl Cluster {
                 keys::Table::TaskTies | keys::Table::Satisfied | keys::Table::Delivery => {
                     ties.push(StoredTie::read(table, rest, &value).map_err(|why| row.error(why))?);
                 }
-                keys::Table::TaskCold | keys::Table::PastAttempt | keys::Table::Applied => {}
+                keys::Table::TaskCold
+                | keys::Table::TaskExtras
+                | keys::Table::PastAttempt
+                | keys::Table::Applied => {}
             }
         }
         version::SUPPORTED.check(version::SOFTWARE, cluster.version())?;
@@ -524,14 +559,19 @@ impl Cluster {
             let cold = schedule_cold.remove(&record.key).ok_or_else(|| {
                 LoadError::Inconsistent(format!("schedule {} does not say what its jobs are", record.key))
             })?;
-            cluster.enter_schedule(record, cold)?;
+            let extras = schedule_extras.remove(&record.key).unwrap_or_default();
+            cluster.enter_schedule(record, cold, extras)?;
         }
         for (key, mut job) in jobs {
             job.cold = job_cold.remove(&key).unwrap_or_default();
+            job.extras = job_extras.remove(&key).unwrap_or_default();
             cluster.enter_job(job)?;
         }
         for tie in ties {
             cluster.load_tie(tie)?;
+        }
+        for chore in chores {
+            cluster.load_chore(chore)?;
         }
         cluster.enter_tasks()?;
         Ok(cluster)
@@ -546,6 +586,7 @@ impl Cluster {
                     "task {key} belongs to job {job}, which is missing"
                 )));
             };
+            record.note_manager(&id, key);
             record.tasks.insert(id, key);
             if standing.dependent {
                 self.enter_dependent(job, key)?;

@@ -14,8 +14,8 @@ use lote_shared::model::{
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, TaskTies, Timestamp,
 };
 use lote_shared::model::{
-    AllTasksAction, BootId, JobKey, MemberRole, Producer, Recurrence, ScheduleId, ScheduleKey, ScheduleSpec,
-    TokenId,
+    AllTasksAction, AutoPool, BootId, JobExtra, JobKey, MemberRole, Producer, Recurrence, ScheduleId,
+    ScheduleKey, ScheduleSpec, TaskExtra, TokenId,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
@@ -123,6 +123,8 @@ pub enum CursorKey {
     Deliveries(JobKey),
     /// Deletion of a schedule: its jobs are deleted first.
     Schedule(ScheduleKey),
+    /// Releases that a job owes to nodes.
+    Releases(JobKey),
 }
 
 /// Every change there is. Grows only at the end; [`Action::since`] says which cluster version a new one needs.
@@ -396,6 +398,35 @@ pub enum Action {
         producer: Producer,
         peer: String,
         put: Box<BlobAction>,
+    },
+    /// As [`Action::JobAdd`], for a job that has more.
+    JobAddWith {
+        spec: Box<JobSpec>,
+        extras: Vec<JobExtra>,
+    },
+    /// As [`Action::JobPatch`], for a job with an auto pool, which is told as it is to be.
+    JobPatchWith {
+        job: JobId,
+        condition: Condition,
+        patch: Box<JobPatch>,
+        auto_pool: Box<AutoPool>,
+    },
+    /// As [`Action::ScheduleAdd`], for a schedule whose jobs have more.
+    ScheduleAddWith {
+        spec: Box<ScheduleSpec>,
+        extras: Vec<JobExtra>,
+    },
+    /// As a [`ScheduleChange::Patch`] with a new job, which may have more.
+    SchedulePatchWith {
+        schedule: ScheduleId,
+        condition: Condition,
+        patch: Box<SchedulePatch>,
+        extras: Vec<JobExtra>,
+    },
+    /// As [`Action::TiedTasksAdd`], for tasks of which at least one has more.
+    TasksAddWith {
+        job: JobId,
+        tasks: Vec<(TaskAdd, TaskTies, Vec<TaskExtra>)>,
     },
     /// Of the build for tests; stays the last one.
     #[cfg(feature = "next-version")]

@@ -45,6 +45,8 @@ pub(super) enum Work {
     Deliver,
     /// All its jobs are deleted.
     ScheduleDelete,
+    /// Nodes get the release of a job that ends.
+    Release,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,7 @@ impl Cluster {
             (CursorKey::Node(_), _) => true,
             (CursorKey::Deliveries(job), _) => self.deliver(step, job),
             (CursorKey::Schedule(schedule), _) => self.schedule_slice(step, schedule, &mut record.position),
+            (CursorKey::Releases(job), _) => self.release_slice(step, job),
         };
         if done {
             self.drop_cursor(step, record.key);
@@ -115,6 +118,9 @@ impl Cluster {
                 if work == (Work::Job { force: true }) {
                     self.complete_terminating(step, job);
                 }
+                step.jobs.insert(job);
+            }
+            (CursorKey::Releases(job), _) => {
                 step.jobs.insert(job);
             }
             (CursorKey::Pool(pool), _) => {
@@ -143,7 +149,12 @@ impl Cluster {
     fn job_slice(&mut self, step: &mut Step, key: JobKey, position: &mut u64) -> bool {
         let Some(job) = self.jobs.get(&key) else { return true };
         let (state, option) = (job.record.state, job.record.disable_tasks.unwrap_or(DisableTasks::Wait));
-        if state == JobState::Deleting {
+        if matches!(state, JobState::Terminating | JobState::Deleting) && !self.end_preparations(step, key) {
+            return false;
+        }
+        let Some(job) = self.jobs.get(&key) else { return true };
+        // While it owes releases its tasks end first, and are removed when those have run.
+        if state == JobState::Deleting && !self.has_releases(job) {
             let tasks: Vec<_> = job.tasks.values().take(step.budget.saturating_add(1)).copied().collect();
             for task in tasks {
                 if !step.spend() {
@@ -151,7 +162,7 @@ impl Cluster {
                 }
                 self.remove_task(step, task);
             }
-            return self.forget_satisfied(step, key);
+            return self.forget_satisfied(step, key) && self.forget_chores(step, key);
         }
         for task in Self::next_of(&job.held, *position, step.budget) {
             if !step.spend() {
@@ -163,7 +174,9 @@ impl Cluster {
                 (JobState::Disabling, DisableTasks::Terminate) => {
                     self.end_if_running(step, task, FinalEnd::Stopped)
                 }
-                (JobState::Terminating, _) => self.end_if_running(step, task, FinalEnd::Ended),
+                (JobState::Terminating | JobState::Deleting, _) => {
+                    self.end_if_running(step, task, FinalEnd::Ended);
+                }
                 _ => return true,
             }
             *position = task.0;
@@ -194,6 +207,12 @@ impl Cluster {
     fn node_slice(&mut self, step: &mut Step, key: NodeKey, work: NodeWork, position: &mut u64) -> bool {
         let Some(node) = self.nodes.get(&key) else { return true };
         let leaving = node.record.leaving;
+        let stays = work == NodeWork::Leaving
+            && !matches!(leaving, Some(DeallocationOption::Requeue | DeallocationOption::Terminate));
+        if !stays && !self.end_chores_of(step, key, work == NodeWork::Rebooted) {
+            return false;
+        }
+        let Some(node) = self.nodes.get(&key) else { return true };
         for task in Self::next_of(&node.held, *position, step.budget) {
             if !step.spend() {
                 return false;
@@ -224,7 +243,9 @@ impl Cluster {
     fn end_if_running(&mut self, step: &mut Step, key: TaskKey, end: FinalEnd) {
         match self.tasks.get(key).map(|task| task.place) {
             Some(TaskPlace::Running { .. }) => self.end_task(step, key, end),
-            Some(TaskPlace::Assigned { .. }) => self.want_back(step, key, Ending::Requeue),
+            Some(TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. }) => {
+                self.want_back(step, key, Ending::Requeue);
+            }
             _ => {}
         }
     }

@@ -48,14 +48,27 @@ impl Cluster {
         }
         for node in self.nodes.values() {
             sink.add((&node.record, &node.held, &node.load));
+            // What earlier versions had not is left out where it is not: their hashes stand.
+            if !node.open_chores.is_empty() {
+                sink.add(&node.open_chores);
+            }
         }
         sink.add(&self.departed);
         for job in self.jobs.values() {
             sink.add(job.dependencies.shown());
             sink.add((&job.record, &job.cold, &job.tasks, &job.ready, &job.held, job.live, job.used_slots));
+            if !job.extras.is_empty() {
+                sink.add((&job.extras, &job.manager, &job.chores, &job.open_chores, &job.owed_releases));
+            }
         }
         for schedule in self.schedules.values() {
             sink.add((&schedule.record, &schedule.cold, &schedule.jobs));
+            if !schedule.extras.is_empty() {
+                sink.add(&schedule.extras);
+            }
+        }
+        if !self.chores.is_empty() {
+            sink.add(&self.chores);
         }
         sink.add(self.last_schedule);
         for task in self.tasks.iter() {

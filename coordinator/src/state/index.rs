@@ -5,10 +5,13 @@
 //! [`super::Cluster::load`] rebuilds it by entering every record once.
 
 use super::dependencies::Dependencies;
-use super::records::{AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts};
+use super::extras::ScheduleExtras;
+use super::records::{
+    AccountRecord, ChoreKind, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts,
+};
 use super::records::{ScheduleRecord, TaskPlace, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, ScheduleCold,
+    JobCold, JobExtra, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, ScheduleCold,
     ScheduleId, ScheduleKey, TaskId, TaskKey, TaskResult, Timestamp,
 };
 use std::cmp::Reverse;
@@ -149,6 +152,8 @@ pub(super) struct Node {
     pub record: NodeRecord,
     pub held: BTreeSet<TaskKey>,
     pub load: NodeLoad,
+    /// Preparations and releases that it runs or is to run.
+    pub open_chores: BTreeSet<TaskKey>,
 }
 
 /// What a node carries.
@@ -175,16 +180,69 @@ impl NodeLoad {
     }
 }
 
+/// What the indexes know of a job's manager task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manager {
+    pub task: TaskKey,
+    pub ready: bool,
+    /// It has started once, or is completed.
+    pub began: bool,
+}
+
+impl Manager {
+    pub fn new(task: TaskKey) -> Manager {
+        Manager { task, ready: false, began: false }
+    }
+}
+
+/// What a task needs of the node it goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    pub slots: u16,
+    /// No other task may be there, and none comes: it takes all slots.
+    pub is_alone: bool,
+    /// Not a node of low priority.
+    pub dedicated: bool,
+}
+
+impl Needs {
+    /// The slots it takes of a node that has so many.
+    pub fn slots(self, of_node: u16) -> u16 {
+        if self.is_alone { of_node } else { self.slots }
+    }
+
+    /// Whether a node of this kind, with this load, is for it, slots aside.
+    pub fn allows(self, dedicated: bool, load: NodeLoad) -> bool {
+        (dedicated || !self.dedicated) && (!self.is_alone || (load.tasks() == 0 && load.closing == 0))
+    }
+}
+
+/// What a job has to give out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Offered<'a> {
+    Manager(TaskKey),
+    Nothing,
+    Tasks(&'a BTreeMap<u16, BTreeSet<TaskKey>>),
+}
+
 #[derive(Debug)]
 pub(super) struct Job {
     pub record: JobRecord,
     pub cold: JobCold,
+    pub extras: Vec<JobExtra>,
     pub tasks: BTreeMap<TaskId, TaskKey>,
+    /// Its manager task, while that is there.
+    pub manager: Option<Manager>,
     /// Tasks that may be given out, by the slots they need, each in the order of adding.
     pub ready: BTreeMap<u16, BTreeSet<TaskKey>>,
     /// Tasks with an attempt on some node: assigned, running, or closed and not confirmed.
     pub held: BTreeSet<TaskKey>,
     pub dependencies: Dependencies,
+    /// Its preparations and releases.
+    pub chores: BTreeMap<(ChoreKind, NodeKey), TaskKey>,
+    pub open_chores: BTreeSet<TaskKey>,
+    /// Nodes on which its release has to run.
+    pub owed_releases: BTreeSet<NodeKey>,
     /// Tasks assigned or running, and their slots.
     pub live: u64,
     pub used_slots: u64,
@@ -195,14 +253,19 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub fn new(record: JobRecord, cold: JobCold) -> Job {
+    pub fn new(record: JobRecord, cold: JobCold, extras: Vec<JobExtra>) -> Job {
         Job {
             record,
             cold,
+            extras,
             tasks: BTreeMap::new(),
+            manager: None,
             ready: BTreeMap::new(),
             held: BTreeSet::new(),
             dependencies: Dependencies::default(),
+            chores: BTreeMap::new(),
+            open_chores: BTreeSet::new(),
+            owed_releases: BTreeSet::new(),
             live: 0,
             used_slots: 0,
             turn: 0,
@@ -215,10 +278,51 @@ impl Job {
         u64::try_from(self.record.max_parallel_tasks).map_or(true, |max| self.live.saturating_add(more) < max)
     }
 
+    /// Tasks that may be given out now, by the slots they need. While the manager waits for its place it has the first
+    /// claim, and until it has started once it has the only one (`jobs-and-tasks.md` §7.1).
+    pub fn offered(&self) -> Offered<'_> {
+        match &self.manager {
+            Some(manager) if manager.ready => Offered::Manager(manager.task),
+            Some(manager) if !manager.began => Offered::Nothing,
+            _ => Offered::Tasks(&self.ready),
+        }
+    }
+
+    fn has_ready(&self) -> bool {
+        match self.offered() {
+            Offered::Manager(_) => true,
+            Offered::Nothing => false,
+            Offered::Tasks(ready) => !ready.is_empty(),
+        }
+    }
+
+    /// What a task of this job needs of its node.
+    pub fn needs(&self, task: &TaskRecord) -> Needs {
+        let is_manager = self.manager.is_some_and(|manager| manager.task == task.key);
+        let manager = JobExtra::manager(&self.extras).filter(|_| is_manager);
+        match manager {
+            None => Needs { slots: task.slots, is_alone: false, dedicated: false },
+            Some(manager) => Needs {
+                slots: manager.slots,
+                is_alone: manager.run_exclusive,
+                dedicated: !manager.allow_low_priority_node,
+            },
+        }
+    }
+
+    /// Whether this task may be given out as far as the manager is concerned.
+    pub fn offers(&self, task: TaskKey) -> bool {
+        match self.offered() {
+            Offered::Manager(manager) => manager == task,
+            Offered::Nothing => false,
+            Offered::Tasks(_) => true,
+        }
+    }
+
     /// The entry it should have in the queue of its pool.
     pub fn queue_entry(&self) -> Option<QueueEntry> {
         let may_start =
-            self.record.state == JobState::Active && !self.ready.is_empty() && self.below_parallel_limit(0);
+            self.record.state == JobState::Active && self.has_ready() && self.below_parallel_limit(0);
         may_start.then(|| QueueEntry {
             pool: self.record.pool.clone(),
             priority: self.record.priority,
@@ -232,6 +336,7 @@ impl Job {
 pub(super) struct Schedule {
     pub record: ScheduleRecord,
     pub cold: ScheduleCold,
+    pub extras: ScheduleExtras,
     /// The jobs it made that are still there.
     pub jobs: BTreeSet<JobKey>,
 }
@@ -258,6 +363,8 @@ pub(super) struct Standing {
     pub slots: u16,
     pub shown: Shown,
     pub ready: bool,
+    /// Has started once, or is completed.
+    pub began: bool,
     /// Waits for other tasks.
     pub dependent: bool,
     pub held: Option<(NodeKey, Hold)>,
@@ -271,6 +378,7 @@ impl Standing {
             slots: task.slots,
             shown: Shown::Active,
             ready: false,
+            began: task.started.is_some(),
             dependent: task.place == TaskPlace::Dependent,
             held: task.last_node.filter(|_| closing).map(|node| (node, Hold::Closing)),
             due: None,
@@ -283,6 +391,10 @@ impl Standing {
                 standing.due = Some(until).filter(|until| *until < Timestamp::MAX)
             }
             TaskPlace::Assigned { node, .. } => standing.held = Some((node, Hold::Assigned)),
+            TaskPlace::Preparing { node, .. } => {
+                standing.shown = Shown::Running;
+                standing.held = Some((node, Hold::Assigned));
+            }
             TaskPlace::Running { node } => {
                 standing.shown = Shown::Running;
                 standing.held = Some((node, Hold::Running));
@@ -290,6 +402,7 @@ impl Standing {
             TaskPlace::Completed { result: TaskResult::Success } => standing.shown = Shown::Succeeded,
             TaskPlace::Completed { result: TaskResult::Failure } => standing.shown = Shown::Failed,
         }
+        standing.began |= matches!(task.place, TaskPlace::Completed { .. });
         standing
     }
 }
@@ -320,7 +433,12 @@ impl Job {
     /// Adds or removes a task's part of the indexes of its job.
     fn shift(&mut self, key: TaskKey, standing: &Standing, enter: bool) {
         self.record.counts.shift(standing.shown, standing.slots, enter);
-        if standing.ready {
+        if let Some(manager) = self.manager.as_mut().filter(|manager| manager.task == key) {
+            if enter {
+                let Standing { ready, began, .. } = *standing;
+                *manager = Manager { task: key, ready, began };
+            }
+        } else if standing.ready {
             if enter {
                 self.ready.entry(standing.slots).or_default().insert(key);
             } else if let Some(class) = self.ready.get_mut(&standing.slots) {
@@ -347,7 +465,7 @@ impl Job {
 
 impl Node {
     pub fn new(record: NodeRecord) -> Node {
-        Node { record, held: BTreeSet::new(), load: NodeLoad::default() }
+        Node { record, held: BTreeSet::new(), load: NodeLoad::default(), open_chores: BTreeSet::new() }
     }
 
     fn shift(&mut self, key: TaskKey, hold: Hold, slots: u16, enter: bool) {

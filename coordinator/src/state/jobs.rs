@@ -13,8 +13,8 @@ use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use super::version::ClusterVersion;
 use lote_shared::model::{
-    AccountId, AllTasksAction, DisableTasks, ExitJobAction, JobId, JobKey, JobSpec, JobState, ScheduleId,
-    TaskFailureAction, Timestamp,
+    AccountId, AllTasksAction, DisableTasks, ExitJobAction, JobExtra, JobId, JobKey, JobSpec, JobState,
+    ScheduleId, ScheduleKey, TaskFailureAction, Timestamp,
 };
 
 /// Jobs of one account that are neither completed nor being deleted.
@@ -67,7 +67,7 @@ impl JobRecord {
 }
 
 impl Cluster {
-    pub(super) fn add_job(&mut self, step: &mut Step, spec: &JobSpec) -> Reply {
+    pub(super) fn add_job(&mut self, step: &mut Step, spec: &JobSpec, extras: &[JobExtra]) -> Reply {
         if self.version() >= ClusterVersion::V2 && spec.id.schedule().is_some() {
             return Err(Refusal::new(RefusalCode::InvalidPropertyValue)
                 .because(format!("`{}` is a name that only a job schedule gives", spec.id)));
@@ -85,7 +85,7 @@ impl Cluster {
         if account.jobs_active >= JOBS_ACTIVE_MAX {
             return Err(RefusalCode::ActiveJobAndScheduleQuotaReached.into());
         }
-        let (_, version) = self.insert_job(step, step.account, spec);
+        let (_, version) = self.insert_job(step, step.account, spec, extras, None);
         Ok(Outcome::Record(version))
     }
 
@@ -95,12 +95,20 @@ impl Cluster {
         step: &mut Step,
         account: AccountId,
         spec: &JobSpec,
+        extras: &[JobExtra],
+        schedule: Option<ScheduleKey>,
     ) -> (JobKey, Version) {
         self.meta.last_job = self.meta.last_job.next();
+        let key = self.meta.last_job;
+        let mut extras = extras.to_vec();
+        let auto = JobExtra::auto_pool(&extras).cloned();
+        let made = auto.map(|auto| self.make_auto_pool(step, account, &auto, key, schedule));
+        let (pool, failure) = made.unwrap_or_default();
+        extras.extend(failure.clone().map(|failure| JobExtra::SchedulingError(Box::new(failure))));
         let version = self.next_version(step);
         let grace = spec.on_all_tasks_complete == AllTasksAction::TerminateJob;
         let record = JobRecord {
-            key: self.meta.last_job,
+            key,
             account,
             id: spec.id.clone(),
             version,
@@ -110,7 +118,7 @@ impl Cluster {
             previous_state: None,
             ended: None,
             terminate_reason: None,
-            pool: spec.pool.clone(),
+            pool: pool.unwrap_or_else(|| spec.pool.clone()),
             priority: spec.priority,
             max_parallel_tasks: spec.max_parallel_tasks,
             constraints: spec.constraints,
@@ -122,11 +130,25 @@ impl Cluster {
             empty_grace_until: grace.then(|| step.now.plus_ms(EMPTY_GRACE_MS)),
             counts: Default::default(),
         };
-        let key = record.key;
         step.put(keys::job(account, key), &record);
         step.put(keys::job_cold(account, key), &spec.cold);
+        if !extras.is_empty() {
+            step.put(keys::job_extras(account, key), &extras);
+        }
+        let manager = JobExtra::manager(&extras).filter(|_| failure.is_none()).cloned();
         // The account was found above.
-        let _ = self.enter_job(Job::new(record, spec.cold.clone()));
+        let _ = self.enter_job(Job::new(record, spec.cold.clone(), extras));
+        if let Some(manager) = manager {
+            self.add_manager(step, key, &manager);
+        }
+        if failure.is_some() {
+            let now = step.now;
+            self.change_job(step, key, |record| {
+                record.ended = Some(now);
+                record.empty_grace_until = None;
+                record.move_to(JobState::Completed, now);
+            });
+        }
         step.event(Event::JobChanged(key));
         (key, version)
     }
@@ -433,11 +455,24 @@ impl Cluster {
                 return;
             }
             JobState::Terminating if !working && job.held.is_empty() => {
-                self.complete_terminating(step, key);
+                if self.has_releases(job) {
+                    self.begin_releases(step, key);
+                } else {
+                    self.complete_terminating(step, key);
+                }
                 return;
             }
-            JobState::Deleting if !working && job.tasks.is_empty() => {
-                self.remove_job(step, key);
+            JobState::Deleting if !working => {
+                let is_empty = job.tasks.is_empty() && job.chores.is_empty();
+                if self.has_releases(job) {
+                    if job.held.is_empty() {
+                        self.begin_releases(step, key);
+                    }
+                } else if is_empty {
+                    self.remove_job(step, key);
+                } else {
+                    self.start_job_cursor(step, key, true);
+                }
                 return;
             }
             _ => {}
@@ -463,11 +498,15 @@ impl Cluster {
             record.ended = Some(now);
             record.move_to(JobState::Completed, now);
         });
+        // They are not waited for, and come before the pool goes all the same.
+        self.begin_releases(step, key);
+        self.drop_job_pool(step, key);
     }
 
     fn remove_job(&mut self, step: &mut Step, key: JobKey) {
         self.drop_cursor(step, CursorKey::Job(key));
         self.drop_cursor(step, CursorKey::Deliveries(key));
+        self.drop_job_pool(step, key);
         let Some(job) = self.jobs.remove(&key) else { return };
         let record = job.record;
         for deadline in deadlines(&record).into_iter().flatten() {
@@ -485,6 +524,9 @@ impl Cluster {
         }
         step.delete(keys::job(record.account, key));
         step.delete(keys::job_cold(record.account, key));
+        if !job.extras.is_empty() {
+            step.delete(keys::job_extras(record.account, key));
+        }
         step.event(Event::JobChanged(key));
     }
 

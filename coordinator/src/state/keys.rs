@@ -41,12 +41,20 @@ pub enum Table {
     PastAttempt = 20,
     Schedule = 18,
     ScheduleCold = 19,
+    /// What a job has beyond its spec.
+    JobExtras = 21,
+    /// What the jobs of a schedule have beyond their spec, and the pool they share.
+    ScheduleExtras = 22,
+    /// What a task has beyond its spec.
+    TaskExtras = 23,
+    /// Preparations and releases on nodes.
+    Chore = 24,
     /// Written by the replication layer itself: applied position, running hash.
     Applied = 255,
 }
 
 impl Table {
-    pub const ALL: [Table; 22] = [
+    pub const ALL: [Table; 26] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -68,6 +76,10 @@ impl Table {
         Table::Schedule,
         Table::ScheduleCold,
         Table::PastAttempt,
+        Table::JobExtras,
+        Table::ScheduleExtras,
+        Table::TaskExtras,
+        Table::Chore,
         Table::Applied,
     ];
 
@@ -78,7 +90,7 @@ impl Table {
     /// Whether [`super::Cluster::load`] wants its rows. The cold parts of pools and jobs are among them, because a
     /// patch changes single members of them.
     pub fn is_hot(self) -> bool {
-        !matches!(self, Table::TaskCold | Table::PastAttempt | Table::Applied)
+        !matches!(self, Table::TaskCold | Table::TaskExtras | Table::PastAttempt | Table::Applied)
     }
 }
 
@@ -108,6 +120,22 @@ pub fn job_cold(account: AccountId, job: JobKey) -> Vec<u8> {
 
 pub fn task_cold(account: AccountId, task: TaskKey) -> Vec<u8> {
     key(account, Table::TaskCold, &task.0.to_be_bytes())
+}
+
+pub fn job_extras(account: AccountId, job: JobKey) -> Vec<u8> {
+    key(account, Table::JobExtras, &job.0.to_be_bytes())
+}
+
+pub fn schedule_extras(account: AccountId, schedule: ScheduleKey) -> Vec<u8> {
+    key(account, Table::ScheduleExtras, &schedule.0.to_be_bytes())
+}
+
+pub fn task_extras(account: AccountId, task: TaskKey) -> Vec<u8> {
+    key(account, Table::TaskExtras, &task.0.to_be_bytes())
+}
+
+pub fn chore(account: AccountId, chore: TaskKey) -> Vec<u8> {
+    key(account, Table::Chore, &chore.0.to_be_bytes())
 }
 
 /// The row of a past attempt; a later one overwrites it ([`super::PAST_ATTEMPTS_MAX`]).
@@ -224,6 +252,7 @@ pub fn cursor(cursor: CursorKey) -> Vec<u8> {
         CursorKey::Node(node) => (2, node.0),
         CursorKey::Deliveries(job) => (3, job.0),
         CursorKey::Schedule(schedule) => (4, schedule.0),
+        CursorKey::Releases(job) => (5, job.0),
     };
     let mut rest = [tag; 5];
     rest[1..].copy_from_slice(&number.to_be_bytes());

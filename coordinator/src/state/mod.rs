@@ -15,6 +15,7 @@
 
 mod attempts;
 pub mod blobs;
+mod chores;
 mod cluster;
 pub mod command;
 mod condition;
@@ -23,6 +24,7 @@ mod dependencies;
 mod digest;
 mod draining;
 mod exits;
+mod extras;
 mod hosts;
 mod idempotency;
 mod index;
@@ -50,7 +52,7 @@ pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
 pub use command::{Action, Admission, Command, Condition, IdempotencyKey, TokenClaim};
 pub use dependencies::Dependency;
-pub use index::{Deadline, NodeCounts, NodeLoad};
+pub use index::{Deadline, Needs, NodeCounts, NodeLoad};
 pub use jobs::{EMPTY_GRACE_MS, JOBS_ACTIVE_MAX};
 pub use nodes::DEPARTED_MAX;
 pub use pools::POOLS_MAX;

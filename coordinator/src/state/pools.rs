@@ -6,10 +6,10 @@ use super::cursors::Work;
 use super::index::Pool;
 use super::keys;
 use super::records::PoolRecord;
-use super::reply::{Outcome, Refusal, RefusalCode, Reply};
+use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    AllocationState, DeallocationOption, PoolId, PoolKey, PoolSpec, PoolState, ResizeError, Span,
+    AccountId, AllocationState, DeallocationOption, PoolId, PoolKey, PoolSpec, PoolState, ResizeError, Span,
 };
 
 /// Pools of one account, those being deleted included.
@@ -17,7 +17,12 @@ pub const POOLS_MAX: usize = 500;
 
 impl Cluster {
     pub(super) fn add_pool(&mut self, step: &mut Step, spec: &PoolSpec) -> Reply {
-        let account = self.account_mut(step.account)?;
+        self.insert_pool(step, step.account, spec)
+    }
+
+    /// Makes a pool of an account.
+    pub(super) fn insert_pool(&mut self, step: &mut Step, owner: AccountId, spec: &PoolSpec) -> Reply {
+        let account = self.account_mut(owner)?;
         if let Some(existing) = account.pools.get(&spec.id).copied() {
             let deleting =
                 self.pools.get(&existing).is_some_and(|pool| pool.record.state == PoolState::Deleting);
@@ -32,7 +37,7 @@ impl Cluster {
         let steady = spec.target_dedicated == 0 && spec.target_low_priority == 0;
         let record = PoolRecord {
             key: self.meta.last_pool,
-            account: step.account,
+            account: owner,
             id: spec.id.clone(),
             version,
             created: step.now,
@@ -54,8 +59,8 @@ impl Cluster {
             next_node_number: 1,
         };
         let key = record.key;
-        step.put(keys::pool(step.account, key), &record);
-        step.put(keys::pool_cold(step.account, key), &spec.cold);
+        step.put(keys::pool(owner, key), &record);
+        step.put(keys::pool_cold(owner, key), &spec.cold);
         // The account was found above.
         let _ = self.enter_pool(Pool::new(record, spec.cold.clone()));
         step.event(Event::PoolAdded(key));
@@ -191,8 +196,22 @@ impl Cluster {
     }
 
     pub(super) fn delete_pool(&mut self, step: &mut Step, id: &PoolId, condition: &Condition) -> Reply {
+        let key = self.pool_to_change(step, id, condition)?.record.key;
+        Ok(Outcome::Record(self.empty_pool(step, key)))
+    }
+
+    /// Deletes a pool that need not be there any more.
+    pub(super) fn begin_pool_delete(&mut self, step: &mut Step, account: AccountId, id: &PoolId) {
+        let pool = self.pool_by_id(account, id).filter(|pool| pool.state == PoolState::Active);
+        if let Some(key) = pool.map(|pool| pool.key) {
+            self.empty_pool(step, key);
+        }
+    }
+
+    fn empty_pool(&mut self, step: &mut Step, key: PoolKey) -> Version {
         let version = self.peek_version(step);
-        let record = &mut self.pool_to_change(step, id, condition)?.record;
+        let Some(pool) = self.pools.get_mut(&key) else { return version };
+        let record = &mut pool.record;
         record.state = PoolState::Deleting;
         record.state_changed = step.now;
         record.target_dedicated = 0;
@@ -202,11 +221,13 @@ impl Cluster {
         record.allocation = AllocationState::Resizing;
         record.allocation_changed = step.now;
         record.version = version;
-        let key = record.key;
+        step.put(keys::pool(record.account, key), record);
+        step.event(Event::PoolChanged(key));
         self.meta.last_etag = version.etag;
-        self.store_pool(step, id);
         self.start_pool_cursor(step, key, Work::PoolDelete);
-        Ok(Outcome::Record(version))
+        // Without nodes it goes at once.
+        step.pools.insert(key);
+        version
     }
 
     /// The resize in progress ended, says the allocator. Refused quietly while nodes are still leaving.

@@ -3,18 +3,19 @@
 //! Iterations take a position to go on after and cost what they yield, so a page of a list is cheap wherever it
 //! lies. Nothing here changes anything.
 
+use super::chores::Readiness;
 use super::cluster::{Cluster, DepartedNode};
 use super::command::CursorKey;
 use super::dependencies::Dependency;
-use super::index::{Deadline, Job, NodeCounts, NodeLoad};
+use super::index::{Deadline, Job, Needs, NodeCounts, NodeLoad, Offered};
 use super::records::{
-    AccountRecord, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskPlace,
-    TaskRecord,
+    AccountRecord, ChorePlace, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord,
+    TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobId, JobKey, JobState, NodeKey, PoolCold,
-    PoolId, PoolKey, PoolState, ScheduleCold, ScheduleId, ScheduleKey, TaskId, TaskKey, TaskState, TaskTies,
-    Timestamp,
+    AccountId, AllocationState, AttemptRef, HostKey, JobCold, JobExtra, JobId, JobKey, JobState, NodeKey,
+    PoolCold, PoolId, PoolKey, PoolState, ScheduleCold, ScheduleId, ScheduleKey, TaskId, TaskKey, TaskState,
+    TaskTies, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -91,6 +92,18 @@ pub enum WaitReason {
         needs: u16,
         free: u32,
     },
+    /// Its job's manager comes first.
+    Manager,
+    /// The preparation of its job runs there.
+    Preparing {
+        node: NodeKey,
+    },
+    /// The preparation of its job failed on every node that could take it.
+    PreparationFailed {
+        nodes: u32,
+    },
+    /// It is a manager that runs alone, or not on nodes of low priority, and there is no such node.
+    NoNodeForManager,
     /// It will be given out next.
     Dispatching,
 }
@@ -133,6 +146,18 @@ impl fmt::Display for WaitReason {
             WaitReason::NoFreeSlots { needs, free } => {
                 write!(f, "needs {needs} slots, largest free node has {free}")
             }
+            WaitReason::Manager => {
+                f.write_str("its job's manager task has not started, or waits to start again")
+            }
+            WaitReason::Preparing { node } => {
+                write!(f, "node {node} has it and runs its job's preparation task first")
+            }
+            WaitReason::PreparationFailed { nodes } => {
+                write!(f, "its job's preparation task failed on all {nodes} nodes that could take it")
+            }
+            WaitReason::NoNodeForManager => f.write_str(
+                "it is a manager task, and no node is free of other tasks and of the kind it may use",
+            ),
             WaitReason::Dispatching => f.write_str("it is about to be given to a node"),
         }
     }
@@ -245,18 +270,24 @@ impl Cluster {
         self.nodes.get(&key).is_some_and(|node| super::nodes::wants_revoke(&node.record, node.load))
     }
 
-    /// Attempts a node holds; the leader's session compares them with the host's inventory.
+    /// Attempts a node holds, preparations and releases among them; the leader's session compares them with the host's inventory.
     pub fn attempts_on(&self, node: NodeKey) -> impl Iterator<Item = HeldAttempt> + use<'_> {
-        let held = self.nodes.get(&node).map(|node| node.held.iter());
-        held.into_iter().flatten().filter_map(|key| {
+        let node = self.nodes.get(&node);
+        let tasks = node.map(|node| node.held.iter()).into_iter().flatten().filter_map(|key| {
             let task = self.tasks.get(*key)?;
-            Some(HeldAttempt {
-                attempt: task.attempt_ref(),
-                slots: task.slots,
-                started: !matches!(task.place, TaskPlace::Assigned { .. }),
-                ending: task.ending,
-            })
-        })
+            let started = match task.place {
+                TaskPlace::Preparing { launched: false, .. } => return None,
+                TaskPlace::Preparing { .. } | TaskPlace::Assigned { .. } => false,
+                _ => true,
+            };
+            Some(HeldAttempt { attempt: task.attempt_ref(), slots: task.slots, started, ending: task.ending })
+        });
+        let chores = node.map(|node| node.open_chores.iter()).into_iter().flatten().filter_map(|key| {
+            let chore = self.chores.get(key).filter(|chore| chore.is_out())?;
+            let started = chore.place == ChorePlace::Running;
+            Some(HeldAttempt { attempt: chore.attempt_ref(), slots: 0, started, ending: None })
+        });
+        tasks.chain(chores)
     }
 
     pub fn host(&self, key: HostKey) -> Option<&HostRecord> {
@@ -381,7 +412,10 @@ impl Cluster {
         let job = self.jobs.get(&task.job)?;
         match task.place {
             TaskPlace::Running { .. } | TaskPlace::Completed { .. } => return None,
-            TaskPlace::Assigned { node, .. } => return Some(WaitReason::Assigned { node }),
+            TaskPlace::Assigned { node, .. } | TaskPlace::Preparing { node, launched: true, .. } => {
+                return Some(WaitReason::Assigned { node });
+            }
+            TaskPlace::Preparing { node, .. } => return Some(WaitReason::Preparing { node }),
             TaskPlace::Waiting { until: Timestamp::MAX } => return Some(WaitReason::TooOld),
             _ if job.record.state != JobState::Active => {
                 return Some(WaitReason::JobNotActive { state: job.record.state });
@@ -396,7 +430,10 @@ impl Cluster {
         if !job.below_parallel_limit(0) {
             return Some(WaitReason::ParallelLimit { limit: job.record.max_parallel_tasks });
         }
-        Some(self.explain_place(job, task.slots))
+        if !job.offers(key) {
+            return Some(WaitReason::Manager);
+        }
+        Some(self.explain_place(job, job.needs(task)))
     }
 
     fn explain_dependency(&self, job: &Job, task: TaskKey) -> Option<WaitReason> {
@@ -414,7 +451,8 @@ impl Cluster {
         self.jobs.get(&task.job)?.dependencies.ties(task.key)
     }
 
-    fn explain_place(&self, job: &Job, needs: u16) -> WaitReason {
+    fn explain_place(&self, job: &Job, wants: Needs) -> WaitReason {
+        let needs = wants.slots;
         let pool =
             self.accounts.get(&job.record.account).and_then(|account| account.pools.get(&job.record.pool));
         let Some(pool) = pool.and_then(|key| self.pools.get(key)) else {
@@ -435,6 +473,14 @@ impl Cluster {
         };
         if largest < needs {
             return WaitReason::TooLarge { needs, largest };
+        }
+        let mut unbarred = accepting().filter(|node| self.readiness(job, node) != Readiness::Barred);
+        if unbarred.next().is_none() {
+            let nodes = u32::try_from(accepting().count()).unwrap_or(u32::MAX);
+            return WaitReason::PreparationFailed { nodes };
+        }
+        if !accepting().any(|node| wants.allows(node.record.dedicated, node.load)) {
+            return WaitReason::NoNodeForManager;
         }
         let free =
             accepting().map(|node| u32::from(node.record.slots).saturating_sub(node.load.slots())).max();
@@ -516,8 +562,38 @@ impl<'a> ReadyPool<'a> {
 
     /// Ready tasks of a job by the slots they need, each class in the order of adding.
     pub fn tasks(&self, job: JobKey) -> impl Iterator<Item = (u16, &'a BTreeSet<TaskKey>)> + use<'a> {
-        let ready = self.cluster.jobs.get(&job).map(|job| job.ready.iter());
+        let ready = self.cluster.jobs.get(&job).and_then(|job| match job.offered() {
+            Offered::Tasks(ready) => Some(ready.iter()),
+            Offered::Manager(_) | Offered::Nothing => None,
+        });
         ready.into_iter().flatten().map(|(slots, tasks)| (*slots, tasks))
+    }
+
+    /// The job's manager, while it waits for its place: nothing else of the job is given out before it.
+    pub fn manager(&self, job: JobKey) -> Option<(TaskKey, Needs)> {
+        let job = self.cluster.jobs.get(&job)?;
+        let Offered::Manager(task) = job.offered() else { return None };
+        Some((task, job.needs(self.cluster.tasks.get(task)?)))
+    }
+
+    fn readiness(&self, job: JobKey, node: NodeKey) -> Option<Readiness> {
+        let (job, node) = (self.cluster.jobs.get(&job)?, self.cluster.nodes.get(&node)?);
+        Some(self.cluster.readiness(job, node))
+    }
+
+    /// Whether the job's preparation failed on the node, so that its tasks go elsewhere.
+    pub fn is_barred(&self, job: JobKey, node: NodeKey) -> bool {
+        self.readiness(job, node) == Some(Readiness::Barred)
+    }
+
+    /// Whether tasks of the job may start on the node at once.
+    pub fn is_prepared(&self, job: JobKey, node: NodeKey) -> bool {
+        self.readiness(job, node) == Some(Readiness::Ready)
+    }
+
+    /// Whether nodes have to be made ready for the job's tasks.
+    pub fn prepares(&self, job: JobKey) -> bool {
+        JobExtra::preparation(self.cluster.job_extras(job)).is_some()
     }
 
     /// How many more tasks of a job may be given out by its `maxParallelTasks`.

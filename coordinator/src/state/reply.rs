@@ -129,6 +129,8 @@ pub enum RefusalCode {
     /// It was meant for the leadership of another term than the one in which it entered the log. Its proposer is told
     /// that there is no quorum, as whoever is fenced before; nobody outside sees it.
     OtherTerm,
+    TaskIdSameAsJobPreparationTask,
+    TaskIdSameAsJobReleaseTask,
 }
 
 /// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.

@@ -6,6 +6,7 @@
 use super::cluster::{Cluster, Event, LoadError};
 use super::command::{Condition, CursorKey, ScheduleChange, SchedulePatch};
 use super::cursors::{CursorRecord, Work};
+use super::extras::ScheduleExtras;
 use super::index::{Deadline, Schedule};
 use super::jobs::JOBS_ACTIVE_MAX;
 use super::keys;
@@ -14,8 +15,8 @@ use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::Step;
 use super::timetable::Timetable;
 use lote_shared::model::{
-    AccountId, JobId, JobKey, JobState, ScheduleCold, ScheduleId, ScheduleKey, ScheduleSpec, ScheduleState,
-    Timestamp,
+    AccountId, JobExtra, JobId, JobKey, JobState, ScheduleCold, ScheduleId, ScheduleKey, ScheduleSpec,
+    ScheduleState, Timestamp,
 };
 use std::ops::Bound;
 
@@ -65,7 +66,12 @@ impl ScheduleRecord {
 }
 
 impl Cluster {
-    pub(super) fn add_schedule(&mut self, step: &mut Step, spec: &ScheduleSpec) -> Reply {
+    pub(super) fn add_schedule(
+        &mut self,
+        step: &mut Step,
+        spec: &ScheduleSpec,
+        extras: &[JobExtra],
+    ) -> Reply {
         let account = self.account_mut(step.account)?;
         if let Some(existing) = account.schedules.get(&spec.id).copied() {
             let deleting = self
@@ -105,8 +111,12 @@ impl Cluster {
         let key = record.key;
         step.put(keys::schedule(step.account, key), &record);
         step.put(keys::schedule_cold(step.account, key), &spec.cold);
+        let extras = ScheduleExtras { extras: extras.to_vec(), pool: None };
+        if !extras.extras.is_empty() {
+            step.put(keys::schedule_extras(step.account, key), &extras);
+        }
         // The account was found above.
-        let _ = self.enter_schedule(record, spec.cold.clone());
+        let _ = self.enter_schedule(record, spec.cold.clone(), extras);
         step.schedules.insert(key);
         Ok(Outcome::Record(version))
     }
@@ -116,6 +126,7 @@ impl Cluster {
         &mut self,
         record: ScheduleRecord,
         cold: ScheduleCold,
+        extras: ScheduleExtras,
     ) -> Result<(), LoadError> {
         let account = self.accounts.get_mut(&record.account);
         let account = account
@@ -123,7 +134,7 @@ impl Cluster {
         account.schedules.insert(record.id.clone(), record.key);
         account.jobs_active += u32::from(record.is_counted());
         self.deadlines.extend(deadline(&record));
-        self.schedules.insert(record.key, Schedule { record, cold, jobs: Default::default() });
+        self.schedules.insert(record.key, Schedule { record, cold, extras, jobs: Default::default() });
         Ok(())
     }
 
@@ -161,6 +172,7 @@ impl Cluster {
         id: &ScheduleId,
         condition: &Condition,
         change: &ScheduleChange,
+        extras: &[JobExtra],
     ) -> Reply {
         let missing = || Refusal::new(RefusalCode::JobScheduleNotFound);
         let key = self.account_mut(step.account)?.schedules.get(id).copied().ok_or_else(missing)?;
@@ -193,7 +205,13 @@ impl Cluster {
             }
         });
         match change {
-            ScheduleChange::Patch(patch) => self.patch_schedule(step, key, patch),
+            ScheduleChange::Patch(patch) => {
+                self.patch_schedule(step, key, patch);
+                let had = self.schedules.get(&key).is_some_and(|schedule| !schedule.extras.is_empty());
+                if patch.job.is_some() && (had || !extras.is_empty()) {
+                    self.patch_schedule_extras(step, key, extras);
+                }
+            }
             ScheduleChange::Terminate { force } => {
                 if let Some(job) = self.unfinished_job(key) {
                     self.begin_terminate(step, job, REASON_SCHEDULE, *force);
@@ -281,7 +299,8 @@ impl Cluster {
         let number = record.jobs_made.saturating_add(1);
         spec.id = JobId::of_schedule(&record.id, number);
         let (account, id) = (record.account, spec.id.clone());
-        let (job, _) = self.insert_job(step, account, &spec);
+        let extras = schedule.extras.extras.clone();
+        let (job, _) = self.insert_job(step, account, &spec, &extras, Some(key));
         self.change_schedule(step, key, |record| {
             record.jobs_made = number;
             record.served = Some(slot);
@@ -290,6 +309,7 @@ impl Cluster {
     }
 
     fn complete_schedule(&mut self, step: &mut Step, key: ScheduleKey) {
+        self.drop_schedule_pool(step, key);
         let version = self.next_version(step);
         let now = step.now;
         self.change_schedule(step, key, |record| {
@@ -301,7 +321,11 @@ impl Cluster {
     }
 
     fn remove_schedule(&mut self, step: &mut Step, key: ScheduleKey) {
+        self.drop_schedule_pool(step, key);
         let Some(schedule) = self.schedules.remove(&key) else { return };
+        if !schedule.extras.is_empty() {
+            step.delete(keys::schedule_extras(schedule.record.account, key));
+        }
         let record = schedule.record;
         if let Some(account) = self.accounts.get_mut(&record.account) {
             account.schedules.remove(&record.id);

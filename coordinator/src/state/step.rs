@@ -21,6 +21,8 @@ pub(super) struct Step<'a> {
     pub budget: usize,
     /// Jobs that end or stop because of how a task of theirs ended.
     pub exits: BTreeMap<JobKey, ExitJobAction>,
+    /// Jobs whose manager ended in a way that may end them.
+    pub managers: BTreeSet<JobKey>,
     /// Jobs in which something was satisfied that tasks wait for.
     pub deliveries: BTreeSet<JobKey>,
     pub schedules: BTreeSet<ScheduleKey>,
@@ -45,6 +47,7 @@ impl<'a> Step<'a> {
             batch,
             budget: RECORDS_MAX,
             exits: BTreeMap::new(),
+            managers: BTreeSet::new(),
             deliveries: BTreeSet::new(),
             schedules: BTreeSet::new(),
             jobs: BTreeSet::new(),

@@ -9,9 +9,10 @@ use super::keys;
 use super::records::{JobRecord, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
+use super::version::ClusterVersion;
 use lote_shared::model::{
-    Attempt, ExitOptions, JobId, JobKey, JobState, NodeKey, Span, TaskConstraints, TaskFailureAction, TaskId,
-    TaskKey, TaskResult, TaskTies,
+    Attempt, ExitOptions, JobId, JobKey, JobState, NodeKey, Span, TaskConstraints, TaskExtra,
+    TaskFailureAction, TaskId, TaskKey, TaskResult, TaskTies,
 };
 use lote_shared::protocol::host::{KillReason, TaskDirectory};
 
@@ -25,7 +26,7 @@ impl Cluster {
         &mut self,
         step: &mut Step,
         job: &JobId,
-        tasks: impl ExactSizeIterator<Item = (&'a TaskAdd, Option<&'a TaskTies>)>,
+        tasks: impl ExactSizeIterator<Item = (&'a TaskAdd, Option<&'a TaskTies>, &'a [TaskExtra])>,
     ) -> Reply {
         if tasks.len() > TASKS_PER_ADD_MAX {
             let detail = format!("{} tasks in one add; the limit is {TASKS_PER_ADD_MAX}", tasks.len());
@@ -33,8 +34,8 @@ impl Cluster {
         }
         let key = self.job_takes_tasks(step, job)?;
         let mut results = Vec::with_capacity(tasks.len());
-        for (task, ties) in tasks {
-            let result = self.add_task(step, key, task, ties);
+        for (task, ties, extras) in tasks {
+            let result = self.add_task(step, key, task, ties, extras);
             results.push((task.spec.id.clone(), result));
         }
         let graced = self.jobs.get(&key).is_some_and(|job| job.record.empty_grace_until.is_some());
@@ -44,30 +45,34 @@ impl Cluster {
         Ok(Outcome::TasksAdded(results))
     }
 
-    fn add_task(
+    pub(super) fn add_task(
         &mut self,
         step: &mut Step,
         job_key: JobKey,
         task: &TaskAdd,
         ties: Option<&TaskTies>,
+        extras: &[TaskExtra],
     ) -> Result<Version, Refusal> {
         let affinity = self.named_node(job_key, &task.spec.affinity_id);
         let job = self.jobs.get_mut(&job_key).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
         if job.tasks.contains_key(&task.spec.id) {
             return Err(RefusalCode::TaskExists.into());
         }
+        job.check_task_id(&task.spec.id)?;
         if let Some(ties) = ties {
             check_ties(&job.record, ties)?;
         }
+        let account = job.record.account;
         let constraints = task.constraints(&job.record.constraints);
         self.meta.last_task = self.meta.last_task.next();
         let key = self.meta.last_task;
         job.tasks.insert(task.spec.id.clone(), key);
+        job.note_manager(&task.spec.id, key);
         let version = self.next_version(step);
         let place = self.tie_task(step, job_key, key, ties);
         let record = TaskRecord {
             key,
-            account: step.account,
+            account,
             job: job_key,
             id: task.spec.id.clone(),
             version,
@@ -91,8 +96,11 @@ impl Cluster {
             ending: None,
             affinity,
         };
-        step.put(keys::task(step.account, key), &record);
-        step.put(keys::task_cold(step.account, key), &task.spec);
+        step.put(keys::task(account, key), &record);
+        step.put(keys::task_cold(account, key), &task.spec);
+        if !extras.is_empty() {
+            step.put(keys::task_extras(account, key), &extras);
+        }
         self.move_standing(key, job_key, None, Some(Standing::of(&record)));
         self.tasks.insert(record);
         step.jobs.insert(job_key);
@@ -226,6 +234,7 @@ impl Cluster {
     pub(super) fn remove_task(&mut self, step: &mut Step, key: TaskKey) {
         let Some(task) = self.tasks.remove(key) else { return };
         let held = task.held_by();
+        self.manager_removed(step, &task);
         self.move_standing(key, task.job, Some(Standing::of(&task)), None);
         if let Some(node) = held {
             step.event(Event::Kill { node, attempt: task.attempt_ref(), reason: KillReason::Fenced });
@@ -244,8 +253,15 @@ impl Cluster {
         self.untie_task(step, task.job, task.account, key);
         step.delete(keys::task(task.account, key));
         step.delete(keys::task_cold(task.account, key));
+        if self.version() >= ClusterVersion::V3 {
+            step.delete(keys::task_extras(task.account, key));
+        }
         super::past::forget(step, task.account, key, task.attempt.0);
-        self.touch_around(step, task.job, held, None);
+        let place = match task.place {
+            TaskPlace::Preparing { node, .. } => Some(node),
+            _ => held,
+        };
+        self.touch_around(step, task.job, place, None);
     }
 }
 

@@ -32,9 +32,11 @@ impl ClusterVersion {
     /// are judged by their attempt, entries with a fence, questions between coordinators about clocks and older disks; and
     /// dependencies, exit conditions, job schedules.
     pub const V2: ClusterVersion = ClusterVersion(2);
+    /// What jobs and tasks have beyond their specs: auto pools, manager, preparation and release tasks, tokens.
+    pub const V3: ClusterVersion = ClusterVersion(3);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]
-    pub const NEXT: ClusterVersion = ClusterVersion(3);
+    pub const NEXT: ClusterVersion = ClusterVersion(4);
 }
 
 impl Default for ClusterVersion {
@@ -53,7 +55,7 @@ impl fmt::Display for ClusterVersion {
 pub const OLDEST: ClusterVersion = ClusterVersion::V1;
 /// The last one.
 #[cfg(not(feature = "next-version"))]
-pub const NEWEST: ClusterVersion = ClusterVersion::V2;
+pub const NEWEST: ClusterVersion = ClusterVersion::V3;
 #[cfg(feature = "next-version")]
 pub const NEWEST: ClusterVersion = ClusterVersion::NEXT;
 
@@ -219,6 +221,11 @@ impl Action {
             | Action::ScheduleAdd { .. }
             | Action::ScheduleChange { .. }
             | Action::ScheduleCheck { .. } => ClusterVersion::V2,
+            Action::JobAddWith { .. }
+            | Action::JobPatchWith { .. }
+            | Action::ScheduleAddWith { .. }
+            | Action::SchedulePatchWith { .. }
+            | Action::TasksAddWith { .. } => ClusterVersion::V3,
             Action::Blob(action) => action.since(),
             #[cfg(feature = "next-version")]
             Action::Rehearse { .. } => ClusterVersion::NEXT,

@@ -6,6 +6,7 @@
 
 pub mod dependency;
 pub mod duration;
+pub mod extra;
 pub mod file;
 pub mod ids;
 pub mod job;
@@ -21,6 +22,7 @@ pub use dependency::{
     TaskTies,
 };
 pub use duration::Span;
+pub use extra::{AutoPool, JobExtra, ManagerTask, PoolLifetime, PreparationTask, ReleaseTask, TaskExtra};
 pub use file::{ContainerDestination, OutputFile, ResourceFile, ResourceSource, UploadCondition};
 pub use ids::*;
 pub use job::{AllTasksAction, DisableTasks, JobCold, JobConstraints, JobSpec, JobState, TaskFailureAction};

@@ -362,6 +362,7 @@ impl Coordinator {
                     let directories = vec![directory.clone()];
                     self.tell(world, *node, LeaderMessage::Clean { node: *node, directories });
                 }
+                News::Launch { node, attempts } => self.hand_over(world, *node, attempts),
                 News::NodeGranted(node) => {
                     let grant = self.leader.as_ref().and_then(|leader| parcel::grant(&leader.cluster, *node));
                     if let Some(grant) = grant {

@@ -358,6 +358,10 @@ impl NodeMachine {
                 Some(_) => None,
             };
             match (job, refusal) {
+                // What takes no slot waits for none, and others wait for it.
+                (Some(job), None) if launch.slots == 0 => {
+                    self.queue.push_front(Work { job: Arc::clone(job), launch });
+                }
                 (Some(job), None) => self.queue.push_back(Work { job: Arc::clone(job), launch }),
                 (_, reason) => self.report_unstarted(now, attempt, lost(reason.unwrap_or_default())),
             }

@@ -50,7 +50,8 @@ pub fn claim<'a>(request: &Request<'a>) -> Result<Claim<'a>, Error> {
         .split_once(' ')
         .ok_or(Error::Malformed("the Authorization header must read `SharedKey <account>:<signature>`"))?;
     if scheme.eq_ignore_ascii_case("bearer") {
-        let detail = "Bearer tokens are not accepted by this service; sign the request with SharedKey";
+        let detail =
+            "Bearer tokens are accepted from tasks only, for their own job; sign the request with SharedKey";
         return Err(Error::Failed(detail.into()));
     }
     if !scheme.eq_ignore_ascii_case("sharedkey") {
@@ -67,6 +68,13 @@ pub fn claim<'a>(request: &Request<'a>) -> Result<Claim<'a>, Error> {
         "the signature in the Authorization header is not the base64 text of 32 bytes",
     ))?;
     Ok(Claim { account, signature })
+}
+
+/// The bearer token of a request, if it carries one.
+pub fn bearer<'a>(request: &Request<'a>) -> Option<&'a str> {
+    let text = request.headers.get("authorization")?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Checks a claim with the account's keys; either key is good.

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod blob;
+pub mod token;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -57,6 +57,7 @@ codes! {
     PoolNotFound 404 "The specified pool does not exist."
     NodeNotFound 404 "The specified node does not exist."
     JobNotFound 404 "The specified job does not exist."
+    InsufficientAccountPermissions 403 "The token of a task is good for operations on the task's own job only."
     TaskNotFound 404 "The specified task does not exist."
     FileNotFound 404 "The specified file does not exist."
     UnsupportedHttpVerb 405 "The resource doesn't support the specified HTTP verb."
@@ -78,6 +79,9 @@ codes! {
     JobScheduleCompleted 409 "The specified job schedule has already completed."
     JobScheduleWithSameIdExists 409 "A job schedule with the specified id already exists."
     JobWithSameIdExists 409 "A job with the specified id already exists."
+    JobPreparationTaskNotSpecified 409 "The specified job has no job preparation task."
+    TaskIdSameAsJobPreparationTask 409 "The job's preparation task has the specified task id."
+    TaskIdSameAsJobReleaseTask 409 "The job's release task has the specified task id."
     TaskDependenciesNotSpecifiedOnJob 400 "The job does not use task dependencies; it has to be added with usesTaskDependencies = true."
     TaskDependencyListTooLong 400 "The ids of the tasks that a task depends on are too long together."
     TaskDependencyRangesTooLong 400 "A task depends on too many ranges of tasks."
@@ -263,6 +267,8 @@ impl From<RefusalCode> for Code {
             RefusalCode::TaskCompleted => Code::TaskCompleted,
             RefusalCode::TaskNotCompleted => Code::TaskNotCompleted,
             RefusalCode::TaskDependenciesNotSpecifiedOnJob => Code::TaskDependenciesNotSpecifiedOnJob,
+            RefusalCode::TaskIdSameAsJobPreparationTask => Code::TaskIdSameAsJobPreparationTask,
+            RefusalCode::TaskIdSameAsJobReleaseTask => Code::TaskIdSameAsJobReleaseTask,
             RefusalCode::JobScheduleNotFound => Code::JobScheduleNotFound,
             RefusalCode::JobScheduleExists => Code::JobScheduleExists,
             RefusalCode::JobScheduleBeingTerminated => Code::JobScheduleBeingTerminated,

@@ -4,13 +4,17 @@
 //! so that a filter that hardly anything passes never holds the lock for long.
 
 use super::errors::{Code, Error};
-use super::views::{JobView, NodeView, Place, PoolView, RecentView, ScheduleView, TaskView};
+use super::views::{
+    ChoreView, JobView, NodeView, Place, PoolView, PreparedView, RecentView, ScheduleView, TaskView,
+};
 use crate::api::odata::{Filter, Value};
 use crate::state::{
-    Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, ScheduleRecord, TaskPlace, TaskRecord,
+    ChorePlace, ChoreRecord, Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, ScheduleRecord,
+    TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, JobId, JobKey, PoolId, PoolKey, ScheduleId, ScheduleKey, TaskId, TaskKey, Timestamp,
+    AccountId, JobExtra, JobId, JobKey, NodeKey, PoolId, PoolKey, ScheduleId, ScheduleKey, TaskId, TaskKey,
+    Timestamp,
 };
 
 /// Records looked at under one lock.
@@ -243,7 +247,11 @@ pub fn job_record<'c>(cluster: &'c Cluster, account: AccountId, id: &str) -> Res
 }
 
 fn job_view(cluster: &Cluster, record: &JobRecord) -> JobView {
-    JobView { record: record.clone(), cold: cluster.job_cold(record.key).cloned().unwrap_or_default() }
+    JobView {
+        record: record.clone(),
+        cold: cluster.job_cold(record.key).cloned().unwrap_or_default(),
+        extras: cluster.job_extras(record.key).to_vec(),
+    }
 }
 
 pub fn job(cluster: &Cluster, account: AccountId, id: &str) -> Result<JobView, Error> {
@@ -301,10 +309,68 @@ pub fn jobs_of_schedule(
     ))
 }
 
+/// What a job's preparation and release did, by node.
+pub fn prepared(
+    cluster: &Cluster,
+    account: AccountId,
+    id: &str,
+    after: Option<&str>,
+    most: usize,
+    filter: Option<&Filter>,
+) -> Result<Slice<PreparedView>, Error> {
+    let job = job_record(cluster, account, id)?;
+    let extras = cluster.job_extras(job.key);
+    let preparation = JobExtra::preparation(extras).ok_or(Code::JobPreparationTaskNotSpecified)?;
+    let release = JobExtra::release(extras);
+    let after = after.map(|text| text.parse().map(NodeKey).map_err(|_| foreign_token())).transpose()?;
+    let view = |record: &ChoreRecord, task: &TaskId| ChoreView { record: record.clone(), task: task.clone() };
+    let all: Vec<PreparedView> = cluster
+        .prepared_nodes(job.key, after)
+        .take(SCAN_MAX)
+        .map(|(prepared, released)| PreparedView {
+            job: job.id.clone(),
+            preparation: view(prepared, &preparation.spec.id),
+            release: released.zip(release).map(|(record, task)| view(record, &task.spec.id)),
+        })
+        .collect();
+    Ok(slice(
+        all.iter(),
+        most,
+        |one| filter.is_none_or(|filter| filter.matches(&|path: &str| prepared_member(one, path))),
+        |one| one.preparation.record.node.to_string(),
+        |one| Some(one.clone()),
+    ))
+}
+
+fn prepared_member<'a>(prepared: &'a PreparedView, path: &str) -> Value<'a> {
+    let record = &prepared.preparation.record;
+    let (chore, member) = match path.split_once('/') {
+        Some(("jobPreparationTaskExecutionInfo", member)) => (Some(record), member),
+        Some(("jobReleaseTaskExecutionInfo", member)) => {
+            (prepared.release.as_ref().map(|release| &release.record), member)
+        }
+        _ => (None, path),
+    };
+    match (member, chore) {
+        ("poolId", None) => Value::Text(record.pool.as_str()),
+        ("nodeId", None) => Value::Text(&record.node_id),
+        ("state", Some(chore)) => Value::Text(if chore.is_open() { "running" } else { "completed" }),
+        ("startTime", Some(chore)) => Value::Time(chore.started.unwrap_or(chore.given)),
+        ("endTime", Some(chore)) => Value::time(chore.ended),
+        ("exitCode", Some(chore)) => Value::number(chore.exit_code),
+        ("result", Some(chore)) => Value::text(match chore.place {
+            ChorePlace::Completed { result } => Some(super::answers::result_text(result)),
+            _ => None,
+        }),
+        _ => Value::Absent,
+    }
+}
+
 fn schedule_view(cluster: &Cluster, key: ScheduleKey) -> Option<ScheduleView> {
     let (record, cold) = cluster.schedule(key)?;
     let next_run = record.next_run(cluster.clock());
-    Some(ScheduleView { record: record.clone(), cold: cold.clone(), next_run })
+    let extras = cluster.schedule_extras(key).to_vec();
+    Some(ScheduleView { record: record.clone(), cold: cold.clone(), extras, next_run })
 }
 
 pub fn schedule(cluster: &Cluster, account: AccountId, id: &str) -> Result<ScheduleView, Error> {
@@ -354,7 +420,8 @@ fn task_view(cluster: &Cluster, job: &JobRecord, record: &TaskRecord) -> TaskVie
 /// Where the latest attempt runs or ran. A task that was never started has no place, even if a node has it.
 fn task_place(cluster: &Cluster, record: &TaskRecord) -> Option<Place> {
     let key = record.last_node?;
-    let never_started = record.started.is_none() && matches!(record.place, TaskPlace::Assigned { .. });
+    let never_started = record.started.is_none()
+        && matches!(record.place, TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. });
     if never_started {
         return None;
     }

@@ -25,6 +25,7 @@ pub mod schema;
 pub mod views;
 
 use super::auth::batch as auth;
+use super::auth::token::JobToken;
 use super::ops::Metrics;
 use crate::clock;
 use crate::engine::Engine;
@@ -34,7 +35,7 @@ use call::{Call, Query};
 use errors::{Code, Error};
 use files::NodeFiles;
 use futures::StreamExt;
-use lote_shared::model::{AccountId, Timestamp};
+use lote_shared::model::{AccountId, JobId, JobKey, Timestamp};
 use operations::Match;
 use response::Answer;
 use std::sync::Arc;
@@ -103,11 +104,14 @@ async fn answer(
 ) -> Result<Answer, Error> {
     let now = (api.clock)();
     let raw_path = request.uri().path();
-    let (account, account_name) = authenticate(request, api, now)?;
+    let Caller { account, name: account_name, job: own_job } = authenticate(request, api, now)?;
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let version = query.version()?;
     let (route, parameters, prefix) = route(request.method().as_str(), raw_path, &account_name)?;
     *operation = route.name;
+    if let Some(job) = own_job {
+        check_own_job(api, account, job, raw_path, prefix, &parameters)?;
+    }
     let Some(wanted) = route.operation else {
         let detail = format!("The operation `{}` is not implemented by this service.", route.name);
         return Err(Error::new(Code::NotImplemented).because(detail).with("Operation", route.name));
@@ -132,14 +136,44 @@ async fn answer(
 /// The answer to a request that must be signed but is none of the Batch interface; `Ok` is the account.
 pub(crate) fn admit(request: &HttpRequest, api: &BatchApi) -> Result<AccountId, Box<HttpResponse>> {
     let now = (api.clock)();
-    authenticate(request, api, now).map(|(account, _)| account).map_err(|error| {
+    let caller = authenticate(request, api, now).and_then(|caller| match caller.job {
+        None => Ok(caller.account),
+        Some(_) => Err(Error::new(Code::InsufficientAccountPermissions)),
+    });
+    caller.map_err(|error| {
         let base = base(request);
         Box::new(response::Stamp { base: &base, request, now }.refuse(&error))
     })
 }
 
-/// Who is behind the request; the account's name comes back as written.
-fn authenticate(request: &HttpRequest, api: &BatchApi, now: Timestamp) -> Result<(AccountId, String), Error> {
+/// Who is behind a request.
+struct Caller {
+    account: AccountId,
+    /// The account's name as written.
+    name: String,
+    /// Somebody with a task's token, which is good for this job alone.
+    job: Option<JobKey>,
+}
+
+/// Whoever comes with a task's token may do everything with the task's own job, its tasks and their files, and nothing
+/// else (`jobs-and-tasks.md` §9).
+fn check_own_job(
+    api: &BatchApi,
+    account: AccountId,
+    own: JobKey,
+    path: &str,
+    prefix: &str,
+    parameters: &[String],
+) -> Result<(), Error> {
+    let below_jobs = path.strip_prefix(prefix).is_some_and(|path| path.starts_with("/jobs/"));
+    let named = parameters.first().filter(|_| below_jobs).and_then(|id| JobId::new(id).ok());
+    let is_own = named.is_some_and(|id| {
+        api.engine.read(|cluster| cluster.job_by_id(account, &id).is_some_and(|job| job.key == own))
+    });
+    if is_own { Ok(()) } else { Err(Error::new(Code::InsufficientAccountPermissions)) }
+}
+
+fn authenticate(request: &HttpRequest, api: &BatchApi, now: Timestamp) -> Result<Caller, Error> {
     let signed = auth::Request {
         method: request.method().as_str(),
         path: request.uri().path(),
@@ -152,6 +186,15 @@ fn authenticate(request: &HttpRequest, api: &BatchApi, now: Timestamp) -> Result
             Error::new(Code::AuthenticationFailed).with("AuthenticationErrorDetail", detail)
         }
     };
+    if let Some(token) = auth::bearer(&signed)
+        && let Some(caller) = api.engine.read(|cluster| {
+            let token = JobToken::check(token, cluster)?;
+            let name = cluster.account(token.account)?.name.clone();
+            Some(Caller { account: token.account, name, job: Some(token.job) })
+        })
+    {
+        return Ok(caller);
+    }
     let claim = auth::claim(&signed).map_err(refused)?;
     let account = api.engine.read(|cluster| lookup::account(cluster, claim.account));
     let Some((account, keys)) = account else {
@@ -159,7 +202,7 @@ fn authenticate(request: &HttpRequest, api: &BatchApi, now: Timestamp) -> Result
         return Err(refused(auth::Error::Failed(detail.into())));
     };
     auth::verify(&signed, &claim, &keys, now).map_err(refused)?;
-    Ok((account, claim.account.to_owned()))
+    Ok(Caller { account, name: claim.account.to_owned(), job: None })
 }
 
 /// The operation, its parameters, and the prefix of the path, which may be the account's name (WIRE.md §2).

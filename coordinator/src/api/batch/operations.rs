@@ -51,6 +51,7 @@ operations! {
     JobEnable "Job_Enable"
     JobTerminate "Job_Terminate"
     JobTaskCounts "Job_GetTaskCounts"
+    JobPreparationStatus "Job_ListPreparationAndReleaseTaskStatus"
     ScheduleAdd "JobSchedule_Add"
     ScheduleList "JobSchedule_List"
     ScheduleGet "JobSchedule_Get"
@@ -212,7 +213,6 @@ mod tests {
                 "Certificate_CancelDeletion",
                 "Certificate_Delete",
                 "Certificate_Get",
-                "Job_ListPreparationAndReleaseTaskStatus",
                 "ComputeNode_AddUser",
                 "ComputeNode_DeleteUser",
                 "ComputeNode_UpdateUser",

@@ -1,9 +1,9 @@
 //! What an answer is written from: copies of records, taken under the read lock and written out after it.
 
-use crate::state::{JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
+use crate::state::{ChoreRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobId, NodeKey, PoolCold, PoolId, ScheduleCold, StartTask, TaskId, TaskSpec, TaskState,
-    TaskTies, Timestamp,
+    JobCold, JobExtra, JobId, NodeKey, PoolCold, PoolId, ScheduleCold, StartTask, TaskId, TaskSpec,
+    TaskState, TaskTies, Timestamp,
 };
 use std::sync::Arc;
 
@@ -21,12 +21,29 @@ pub struct PoolView {
 pub struct JobView {
     pub record: JobRecord,
     pub cold: JobCold,
+    pub extras: Vec<JobExtra>,
+}
+
+/// A preparation or release on a node.
+#[derive(Debug, Clone)]
+pub struct ChoreView {
+    pub record: ChoreRecord,
+    pub task: TaskId,
+}
+
+/// What a job ran on a node beside its tasks.
+#[derive(Debug, Clone)]
+pub struct PreparedView {
+    pub job: JobId,
+    pub preparation: ChoreView,
+    pub release: Option<ChoreView>,
 }
 
 #[derive(Debug, Clone)]
 pub struct ScheduleView {
     pub record: ScheduleRecord,
     pub cold: ScheduleCold,
+    pub extras: Vec<JobExtra>,
     pub next_run: Option<Timestamp>,
 }
 

@@ -116,14 +116,17 @@ fn latest(cluster: &Cluster, task: &TaskRecord) -> Option<Value> {
             "its end is not confirmed"
         }
         (TaskPlace::Ready | TaskPlace::Waiting { .. } | TaskPlace::Dependent, _) => return None,
-        (TaskPlace::Assigned { .. }, _) => "given to the node, not started",
+        (TaskPlace::Assigned { .. } | TaskPlace::Preparing { launched: true, .. }, _) => {
+            "given to the node, not started"
+        }
+        (TaskPlace::Preparing { .. }, _) => "waits for the job's preparation on the node",
         (TaskPlace::Running { .. }, None) => "running",
         (TaskPlace::Running { .. }, Some(_)) => "running, asked to end",
         (TaskPlace::Completed { result: TaskResult::Success }, _) => "success",
         (TaskPlace::Completed { result: TaskResult::Failure }, _) => "failure",
     };
     let node = task.last_node?;
-    let started = !matches!(task.place, TaskPlace::Assigned { .. });
+    let started = !matches!(task.place, TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. });
     Some(json!({
         "attempt": task.attempt.0,
         "node": node_name(cluster, node),

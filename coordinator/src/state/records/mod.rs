@@ -1,5 +1,6 @@
 //! The hot records: everything apply reads, in memory and compact, one concept a file.
 
+mod chore;
 mod host;
 mod job;
 mod member;
@@ -9,6 +10,7 @@ mod pool;
 mod schedule;
 mod task;
 
+pub use chore::{ChoreKind, ChorePlace, ChoreRecord};
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};
 pub use member::{ClusterSettings, Endpoints, MemberRecord, TokenRecord};

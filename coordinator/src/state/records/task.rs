@@ -30,6 +30,13 @@ pub enum TaskPlace {
     },
     /// In the queue, but not before the tasks it depends on have satisfied.
     Dependent,
+    /// Given to a node that its job's preparation makes ready first, and not reported as started; `launched`: that is
+    /// done, and the attempt is on its way.
+    Preparing {
+        node: NodeKey,
+        at: Timestamp,
+        launched: bool,
+    },
 }
 
 /// What is still open about the latest attempt (number [`TaskRecord::attempt`], on [`TaskRecord::last_node`]).
@@ -90,6 +97,7 @@ impl TaskRecord {
             | TaskPlace::Waiting { .. }
             | TaskPlace::Dependent
             | TaskPlace::Assigned { .. } => TaskState::Active,
+            TaskPlace::Preparing { .. } => TaskState::Preparing,
             TaskPlace::Running { .. } => TaskState::Running,
             TaskPlace::Completed { .. } => TaskState::Completed,
         }
@@ -100,10 +108,13 @@ impl TaskRecord {
         AttemptRef { task: self.key, attempt: self.attempt }
     }
 
-    /// The node where the latest attempt is held: given to it and not known to have ended there.
+    /// The node where the latest attempt is held: given to it and not known to have ended there. One that waits for a
+    /// preparation was not given yet.
     pub fn held_by(&self) -> Option<NodeKey> {
         match self.place {
-            TaskPlace::Assigned { node, .. } | TaskPlace::Running { node } => Some(node),
+            TaskPlace::Assigned { node, .. }
+            | TaskPlace::Preparing { node, launched: true, .. }
+            | TaskPlace::Running { node } => Some(node),
             _ if self.ending == Some(Ending::Closed) => self.last_node,
             _ => None,
         }

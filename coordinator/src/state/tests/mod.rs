@@ -1,6 +1,7 @@
 //! Scenarios of the specs as far as the core decides them; named after their rows.
 
 mod attempts;
+mod chores;
 mod dependencies;
 mod draining;
 mod jobs;
@@ -10,5 +11,6 @@ mod pools;
 pub(crate) mod random;
 mod replay;
 mod schedules;
+mod special;
 mod tasks;
 mod version;

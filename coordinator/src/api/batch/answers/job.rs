@@ -1,11 +1,11 @@
 //! A job and its counts as clients read them (`jobs-and-tasks.md` §2, §4).
 
-use super::{environment, metadata};
+use super::{environment, metadata, special};
 use crate::api::batch::json::Object;
 use crate::api::batch::views::JobView;
 use crate::state::{JobRecord, TaskCounts};
 use lote_shared::model::{
-    AllTasksAction, EnvironmentSetting, JobCold, JobConstraints, JobSpec, PoolId, TaskFailureAction,
+    AllTasksAction, EnvironmentSetting, JobCold, JobConstraints, JobExtra, JobSpec, PoolId, TaskFailureAction,
 };
 
 pub fn write(object: &mut Object, base: &str, job: &JobView) {
@@ -22,12 +22,13 @@ pub fn write(object: &mut Object, base: &str, job: &JobView) {
         object.text("previousState", state.as_str());
         object.time("previousStateTransitionTime", at);
     }
-    settings(object, &Settings::of_record(record, &job.cold));
+    settings(object, &Settings::of_record(record, &job.cold, &job.extras));
     metadata(object, &job.cold.metadata);
     object.object("executionInfo", |object| {
         object.time("startTime", record.created);
         object.maybe_time("endTime", record.ended);
         object.text("poolId", record.pool.as_str());
+        special::scheduling_error(object, JobExtra::scheduling_error(&job.extras));
         object.maybe_text("terminateReason", record.terminate_reason.as_deref());
     });
     object.echo(&job.cold.echo);
@@ -42,12 +43,13 @@ struct Settings<'a> {
     constraints: JobConstraints,
     environment: &'a [EnvironmentSetting],
     pool: &'a PoolId,
+    extras: &'a [JobExtra],
     on_all_tasks_complete: AllTasksAction,
     on_task_failure: TaskFailureAction,
 }
 
 macro_rules! settings_of {
-    ($from:expr, $cold:expr) => {
+    ($from:expr, $cold:expr, $extras:expr) => {
         Settings {
             uses_task_dependencies: $from.uses_task_dependencies,
             priority: $from.priority,
@@ -56,6 +58,7 @@ macro_rules! settings_of {
             constraints: $from.constraints,
             environment: &$cold.environment,
             pool: &$from.pool,
+            extras: $extras,
             on_all_tasks_complete: $from.on_all_tasks_complete,
             on_task_failure: $from.on_task_failure,
         }
@@ -63,12 +66,12 @@ macro_rules! settings_of {
 }
 
 impl Settings<'_> {
-    fn of_record<'a>(record: &'a JobRecord, cold: &'a JobCold) -> Settings<'a> {
-        settings_of!(record, cold)
+    fn of_record<'a>(record: &'a JobRecord, cold: &'a JobCold, extras: &'a [JobExtra]) -> Settings<'a> {
+        settings_of!(record, cold, extras)
     }
 
-    fn of_spec(spec: &JobSpec) -> Settings<'_> {
-        settings_of!(spec, spec.cold)
+    fn of_spec<'a>(spec: &'a JobSpec, extras: &'a [JobExtra]) -> Settings<'a> {
+        settings_of!(spec, spec.cold, extras)
     }
 }
 
@@ -82,7 +85,8 @@ fn settings(object: &mut Object, settings: &Settings) {
         object.number("maxTaskRetryCount", settings.constraints.max_task_retry_count.into());
     });
     environment(object, "commonEnvironmentSettings", settings.environment);
-    object.object("poolInfo", |object| object.text("poolId", settings.pool.as_str()));
+    special::write(object, settings.extras);
+    special::pool_info(object, settings.pool, settings.extras);
     object.text(
         "onAllTasksComplete",
         match settings.on_all_tasks_complete {
@@ -100,9 +104,9 @@ fn settings(object: &mut Object, settings: &Settings) {
 }
 
 /// What the jobs of a schedule will be: a job without what only one that is there has.
-pub fn write_spec(object: &mut Object, spec: &JobSpec) {
+pub fn write_spec(object: &mut Object, spec: &JobSpec, extras: &[JobExtra]) {
     object.maybe_text("displayName", spec.cold.display_name.as_deref());
-    settings(object, &Settings::of_spec(spec));
+    settings(object, &Settings::of_spec(spec, extras));
     metadata(object, &spec.cold.metadata);
     object.echo(&spec.cold.echo);
 }

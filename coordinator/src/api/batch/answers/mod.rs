@@ -5,6 +5,7 @@ pub mod job;
 pub mod node;
 pub mod pool;
 pub mod schedule;
+pub mod special;
 pub mod task;
 mod ties;
 
@@ -84,9 +85,13 @@ fn start_task(object: &mut Object, task: &StartTask) {
     });
 }
 
-fn failure_info(object: &mut Object, failure: Option<&FailureInfo>) {
+fn failure_info(object: &mut Object, info: Option<&FailureInfo>) {
+    failure(object, "failureInfo", info);
+}
+
+fn failure(object: &mut Object, name: &str, failure: Option<&FailureInfo>) {
     let Some(failure) = failure else { return };
-    object.object("failureInfo", |object| {
+    object.object(name, |object| {
         object.text(
             "category",
             match failure.category {

@@ -3,7 +3,7 @@
 use super::{metadata, start_task};
 use crate::api::batch::json::{Object, name_value};
 use crate::api::batch::views::PoolView;
-use lote_shared::model::{AllocationState, FillType, JobOrder};
+use lote_shared::model::{AllocationState, FillType, JobOrder, PoolSpec};
 
 /// Versions before this one call slots `maxTasksPerNode`.
 const SLOTS_RENAMED: &str = "2021-06-01";
@@ -47,6 +47,27 @@ pub fn write(object: &mut Object, base: &str, version: &str, pool: &PoolView) {
     });
     metadata(object, &pool.cold.metadata);
     object.echo(&pool.cold.echo);
+}
+
+/// What a pool that is made for jobs will be: a pool without what only one that is there has.
+pub fn write_spec(object: &mut Object, spec: &PoolSpec) {
+    object.maybe_text("displayName", spec.cold.display_name.as_deref());
+    object.text("vmSize", &spec.vm_size);
+    object.span("resizeTimeout", spec.resize_timeout);
+    object.count("targetDedicatedNodes", spec.target_dedicated.into());
+    object.count("targetLowPriorityNodes", spec.target_low_priority.into());
+    object.boolean("enableAutoScale", false);
+    object.boolean("enableInterNodeCommunication", spec.inter_node_communication);
+    if let Some(task) = &spec.cold.start_task {
+        start_task(object, task);
+    }
+    object.count("taskSlotsPerNode", spec.task_slots_per_node.into());
+    object.object("taskSchedulingPolicy", |object| {
+        object.text("nodeFillType", fill_type_text(spec.fill_type));
+        object.text("jobDefaultOrder", job_order_text(spec.job_order));
+    });
+    metadata(object, &spec.cold.metadata);
+    object.echo(&spec.cold.echo);
 }
 
 fn fill_type_text(fill_type: FillType) -> &'static str {

@@ -24,7 +24,7 @@ pub fn write(object: &mut Object, base: &str, schedule: &ScheduleView) {
         object.time("previousStateTransitionTime", at);
     }
     object.object("schedule", |object| recurrence(object, &record.recurrence));
-    object.object("jobSpecification", |object| job::write_spec(object, &schedule.cold.job));
+    object.object("jobSpecification", |object| job::write_spec(object, &schedule.cold.job, &schedule.extras));
     object.object("executionInfo", |object| {
         object.maybe_time("nextRunTime", schedule.next_run);
         if let Some((_, id)) = &record.latest {

@@ -73,7 +73,7 @@ fn write_spec(object: &mut Object, spec: &TaskSpec) {
     object.echo(&spec.echo);
 }
 
-fn output_file(object: &mut Object, file: &OutputFile) {
+pub(super) fn output_file(object: &mut Object, file: &OutputFile) {
     object.text("filePattern", &file.pattern);
     object.object("destination", |object| {
         object.object("container", |object| {

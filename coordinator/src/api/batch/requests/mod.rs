@@ -8,6 +8,7 @@ pub mod job;
 pub mod parts;
 pub mod pool;
 pub mod schedule;
+mod special;
 pub mod task;
 pub mod ties;
 

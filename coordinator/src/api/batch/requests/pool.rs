@@ -32,6 +32,12 @@ const ECHOED: [&str; 9] = [
 /// `POST /pools`.
 pub fn add(bytes: &[u8]) -> Result<PoolSpec, Error> {
     let mut pool = body(bytes, "BatchPoolCreateOptions")?;
+    let id = name(&mut pool, "id", PoolId::new)?;
+    spec(&mut pool, id)
+}
+
+/// What a pool is beside its name; that of an auto pool has the same members.
+pub fn spec(pool: &mut Members, id: PoolId) -> Result<PoolSpec, Error> {
     pool.refuse_unbuilt(&[
         "enableAutoScale",
         "autoScaleFormula",
@@ -39,15 +45,14 @@ pub fn add(bytes: &[u8]) -> Result<PoolSpec, Error> {
         "applicationPackageReferences",
         "certificateReferences",
     ])?;
-    let id = name(&mut pool, "id", PoolId::new)?;
     let vm_size = pool.required_text("vmSize")?;
     if !pool.has("targetDedicatedNodes") && !pool.has("targetLowPriorityNodes") {
         return Err(Error::missing("targetDedicatedNodes"));
     }
-    let (dedicated, low_priority) = targets(&mut pool)?;
+    let (dedicated, low_priority) = targets(pool)?;
     let image_servable =
         match (pool.has("virtualMachineConfiguration"), pool.has("cloudServiceConfiguration")) {
-            (true, false) => check_image(&mut pool)?,
+            (true, false) => check_image(pool)?,
             // The older kind of pool runs Windows only.
             (false, true) => false,
             (false, false) => return Err(Error::missing("virtualMachineConfiguration")),
@@ -57,23 +62,23 @@ pub fn add(bytes: &[u8]) -> Result<PoolSpec, Error> {
                 return Err(Error::property("virtualMachineConfiguration", "", reason));
             }
         };
-    check_echoed(&pool)?;
-    let (fill_type, job_order) = scheduling_policy(&mut pool);
+    check_echoed(pool)?;
+    let (fill_type, job_order) = scheduling_policy(pool);
     Ok(PoolSpec {
         id,
         vm_size,
         target_dedicated: dedicated.unwrap_or(0),
         target_low_priority: low_priority.unwrap_or(0),
-        resize_timeout: resize_timeout(&mut pool)?,
-        task_slots_per_node: slots(&mut pool)?.unwrap_or(1),
+        resize_timeout: resize_timeout(pool)?,
+        task_slots_per_node: slots(pool)?.unwrap_or(1),
         fill_type: fill_type.unwrap_or(FillType::Spread),
         job_order: job_order.unwrap_or(JobOrder::None),
         inter_node_communication: pool.boolean("enableInterNodeCommunication").unwrap_or(false),
         image_servable,
         cold: PoolCold {
-            display_name: display_name(&mut pool)?,
-            start_task: start_task(&mut pool)?,
-            metadata: metadata(&mut pool)?,
+            display_name: display_name(pool)?,
+            start_task: start_task(pool)?,
+            metadata: metadata(pool)?,
             echo: pool.echo(&ECHOED),
         },
     })

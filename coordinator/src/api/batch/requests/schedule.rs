@@ -1,53 +1,63 @@
 //! Job schedules: add, patch, put (`jobs-and-tasks.md` §10).
 
+use super::job::NewJob;
 use super::parts::{display_name, metadata, name};
 use super::{Members, body, job};
 use crate::api::batch::errors::Error;
 use crate::state::command::SchedulePatch;
-use lote_shared::model::{JobId, JobSpec, Recurrence, ScheduleCold, ScheduleId, ScheduleSpec, Span};
+use lote_shared::model::{JobExtra, JobId, Recurrence, ScheduleCold, ScheduleId, ScheduleSpec, Span};
 
 /// Shortest window and interval.
 const SHORTEST: Span = Span::from_secs(60);
 
 /// `POST /jobschedules`.
-pub fn add(bytes: &[u8]) -> Result<ScheduleSpec, Error> {
+pub fn add(bytes: &[u8]) -> Result<(ScheduleSpec, Vec<JobExtra>), Error> {
     let mut schedule = body(bytes, "BatchJobScheduleCreateOptions")?;
     let id = name(&mut schedule, "id", ScheduleId::new)?;
-    Ok(ScheduleSpec {
+    let (job, extras) = specification(&mut schedule)?.ok_or_else(|| Error::missing("jobSpecification"))?;
+    let spec = ScheduleSpec {
         recurrence: recurrence(&mut schedule)?.unwrap_or_default(),
         cold: ScheduleCold {
             display_name: display_name(&mut schedule)?,
             metadata: metadata(&mut schedule)?,
-            job: specification(&mut schedule)?.ok_or_else(|| Error::missing("jobSpecification"))?,
+            job,
         },
         id,
-    })
+    };
+    Ok((spec, extras))
 }
 
+/// What is to change, and what the jobs to come have beyond their spec, if that is among it.
+pub type Patch = (SchedulePatch, Vec<JobExtra>);
+
 /// `PATCH /jobschedules/{id}`: of what is named, each element whole.
-pub fn patch(bytes: &[u8]) -> Result<SchedulePatch, Error> {
+pub fn patch(bytes: &[u8]) -> Result<Patch, Error> {
     let mut schedule = body(bytes, "BatchJobScheduleUpdateOptions")?;
     let new_metadata = schedule.has("metadata");
     let items = metadata(&mut schedule)?;
-    Ok(SchedulePatch {
+    let (job, extras) = specification(&mut schedule)?.unzip();
+    let patch = SchedulePatch {
         recurrence: recurrence(&mut schedule)?,
-        job: specification(&mut schedule)?,
+        job,
         metadata: new_metadata.then_some(items),
-    })
+    };
+    Ok((patch, extras.unwrap_or_default()))
 }
 
 /// `PUT /jobschedules/{id}`: everything that can be updated is replaced. Newer clients send the whole schedule as they
 /// read it; what cannot be updated is passed over.
-pub fn put(bytes: &[u8]) -> Result<SchedulePatch, Error> {
+pub fn put(bytes: &[u8]) -> Result<Patch, Error> {
     let mut schedule = body(bytes, "BatchJobSchedule")?;
-    Ok(SchedulePatch {
+    let (job, extras) = specification(&mut schedule)?.ok_or_else(|| Error::missing("jobSpecification"))?;
+    let patch = SchedulePatch {
         recurrence: Some(recurrence(&mut schedule)?.unwrap_or_default()),
-        job: Some(specification(&mut schedule)?.ok_or_else(|| Error::missing("jobSpecification"))?),
+        job: Some(job),
         metadata: Some(metadata(&mut schedule)?),
-    })
+    };
+    Ok((patch, extras))
 }
 
-fn specification(schedule: &mut Members) -> Result<Option<JobSpec>, Error> {
+fn specification(schedule: &mut Members) -> Result<Option<NewJob>, Error> {
     let Some(mut members) = schedule.object("jobSpecification") else { return Ok(None) };
     // Each job gets its own name when it is made.
     let placeholder = JobId::new("job").map_err(|error| Error::property("id", "job", error.to_string()))?;

@@ -8,7 +8,7 @@ use super::ties::ties;
 use super::{Members, body, json};
 use crate::api::batch::errors::{Code, Error};
 use crate::state::command::TaskAdd;
-use lote_shared::model::{Span, TaskConstraints, TaskId, TaskSpec, TaskTies};
+use lote_shared::model::{Span, TaskConstraints, TaskExtra, TaskId, TaskSpec, TaskTies};
 use serde_json::Value;
 
 /// Tasks in one `addtaskcollection`.
@@ -26,8 +26,8 @@ pub struct Item {
     pub task: Result<NewTask, Error>,
 }
 
-/// A task, and what ties it to others.
-pub type NewTask = (TaskAdd, TaskTies);
+/// A task, what ties it to others, and what it has beyond its spec.
+pub type NewTask = (TaskAdd, TaskTies, Vec<TaskExtra>);
 
 /// `POST /jobs/{id}/addtaskcollection`. What is wrong with one task concerns that task alone; a body that cannot be
 /// read, an unknown member or too many tasks concern the request (`jobs-and-tasks.md` §5.5).
@@ -66,12 +66,8 @@ fn concerns_the_request(code: Code) -> bool {
 }
 
 fn build(mut task: Members) -> Result<NewTask, Error> {
-    task.refuse_unbuilt(&[
-        "multiInstanceSettings",
-        "containerSettings",
-        "applicationPackageReferences",
-        "authenticationTokenSettings",
-    ])?;
+    task.refuse_unbuilt(&["multiInstanceSettings", "containerSettings", "applicationPackageReferences"])?;
+    let (extras, echo) = token(&mut task)?;
     let id = name(&mut task, "id", TaskId::new)?;
     let (max_wall_clock, retention, max_retry_count) = constraints(&mut task)?;
     let slots = task.within("requiredSlots", 1, u16::MAX.into())?;
@@ -91,14 +87,32 @@ fn build(mut task: Members) -> Result<NewTask, Error> {
             environment: environment(&mut task, "environmentSettings")?,
             user_identity: user_identity(&mut task)?,
             affinity_id: affinity.unwrap_or_default(),
-            echo: String::new(),
+            echo,
         },
     };
-    Ok((add, ties))
+    Ok((add, ties, extras))
+}
+
+/// Whether the task gets a token for its job, and what reads are to show of that.
+pub fn token(task: &mut Members) -> Result<(Vec<TaskExtra>, String), Error> {
+    const NAME: &str = "authenticationTokenSettings";
+    let mut settings = task.object(NAME);
+    let access = settings.as_mut().map(|settings| settings.texts("access")).unwrap_or_default();
+    if access.is_empty() {
+        return Ok((Vec::new(), String::new()));
+    }
+    let echo = serde_json::json!({ NAME: { "access": ["job"] } }).to_string();
+    match access.iter().find(|access| *access != "job") {
+        None => Ok((vec![TaskExtra::Token], echo)),
+        Some(other) => {
+            let path = format!("{}.access", task.path(NAME));
+            Err(Error::property(&path, other, "access can be given to the job alone"))
+        }
+    }
 }
 
 /// Wall clock, retention, retry count.
-type Constraints = (Span, Span, Option<i32>);
+pub type Constraints = (Span, Span, Option<i32>);
 
 /// `PUT /jobs/{id}/tasks/{id}`: the constraints, absent ones filled in. Newer clients send the whole task as they
 /// read it; what cannot be updated is passed over.
@@ -106,7 +120,7 @@ pub fn put(bytes: &[u8]) -> Result<Constraints, Error> {
     constraints(&mut body(bytes, "BatchTask")?)
 }
 
-fn constraints(task: &mut Members) -> Result<Constraints, Error> {
+pub fn constraints(task: &mut Members) -> Result<Constraints, Error> {
     let Some(mut constraints) = task.object("constraints") else {
         return Ok((Span::UNLIMITED, TaskConstraints::DEFAULT_RETENTION, None));
     };

@@ -216,7 +216,8 @@ fn job_body() -> Value {
 
 #[test]
 fn a_plain_job_gets_every_default() {
-    let spec = job::add(&with(job_body(), json!({}))).unwrap();
+    let (spec, extras) = job::add(&with(job_body(), json!({}))).unwrap();
+    assert_eq!(extras, []);
     let expected = JobSpec {
         id: JobId::new("job-1").unwrap(),
         pool: PoolId::new("p").unwrap(),
@@ -246,8 +247,8 @@ fn jobs_are_refused_by_code_and_member() {
         ),
         (
             json!({"poolInfo": {"autoPoolSpecification": {"poolLifetimeOption": "Job"}}}),
-            Code::NotImplemented,
-            "poolInfo.autoPoolSpecification",
+            Code::MissingRequiredProperty,
+            "poolInfo.autoPoolSpecification.pool",
         ),
         (json!({"priority": 1001}), Code::OutOfRangePriority, "priority"),
         (json!({"priority": -100_000}), Code::OutOfRangePriority, "priority"),
@@ -263,8 +264,9 @@ fn jobs_are_refused_by_code_and_member() {
             "constraints.maxWallClockTime",
         ),
         (json!({"onAllTasksComplete": "explode"}), Code::InvalidPropertyValue, "onAllTasksComplete"),
-        (json!({"jobManagerTask": task}), Code::NotImplemented, "jobManagerTask"),
-        (json!({"jobPreparationTask": {"commandLine": "x"}}), Code::NotImplemented, "jobPreparationTask"),
+        (json!({"jobManagerTask": {"id": "m"}}), Code::MissingRequiredProperty, "jobManagerTask.commandLine"),
+        (json!({"jobManagerTask": {"commandLine": "x"}}), Code::MissingRequiredProperty, "jobManagerTask.id"),
+        (json!({"jobReleaseTask": task}), Code::InvalidPropertyValue, "jobReleaseTask"),
         (
             json!({"networkConfiguration": {"subnetId": "/subscriptions/x"}}),
             Code::InvalidPropertyValue,
@@ -283,7 +285,8 @@ fn jobs_are_refused_by_code_and_member() {
 
 #[test]
 fn a_put_fills_in_what_a_patch_keeps() {
-    let patch = job::patch(br#"{"priority": "5"}"#).unwrap();
+    let (patch, auto_pool) = job::patch(br#"{"priority": "5"}"#).unwrap();
+    assert_eq!(auto_pool, None);
     assert_eq!(patch.priority, Some(5));
     assert_eq!((patch.max_parallel_tasks, patch.constraints, patch.metadata), (None, None, None));
     // As a newer client reads it and sends it back.
@@ -292,7 +295,7 @@ fn a_put_fills_in_what_a_patch_keeps() {
         "executionInfo": {"startTime": "2025-01-01T00:00:00Z"}, "poolInfo": {"poolId": "q"}, "priority": 7,
         "jobManagerTask": {"id": "m", "commandLine": "x"}
     });
-    let put = job::put(whole.to_string().as_bytes()).unwrap();
+    let (put, _) = job::put(whole.to_string().as_bytes()).unwrap();
     assert_eq!(put.priority, Some(7));
     assert_eq!(put.pool, Some(PoolId::new("q").unwrap()));
     assert_eq!(put.max_parallel_tasks, Some(-1));
@@ -335,8 +338,8 @@ fn tasks_with_files_and_constraints() {
         }],
         "dependsOn": {"taskIds": []}, "exitConditions": {}, "applicationPackageReferences": []
     });
-    let (add, ties) = task::add(&with(task_body(), more)).unwrap();
-    assert!(ties.is_empty());
+    let (add, ties, extras) = task::add(&with(task_body(), more)).unwrap();
+    assert!(ties.is_empty() && extras.is_empty());
     assert_eq!((add.slots, add.max_retry_count), (2, Some(3)));
     assert_eq!((add.max_wall_clock, add.retention), (Span::from_secs(3600), Span::default()));
     let spec = add.spec;
@@ -455,11 +458,6 @@ fn tasks_are_refused_by_code_and_member() {
             "multiInstanceSettings",
         ),
         (json!({"containerSettings": {"imageName": "x"}}), Code::NotImplemented, "containerSettings"),
-        (
-            json!({"authenticationTokenSettings": {"access": ["job"]}}),
-            Code::NotImplemented,
-            "authenticationTokenSettings",
-        ),
     ];
     for (more, code, name) in table {
         assert_eq!(fault(task::add(&with(task_body(), more.clone()))), (code, name.to_owned()), "{more}");

@@ -49,6 +49,7 @@ pub async fn run(operation: Operation, call: &Call<'_>, success: u16) -> Result<
         Operation::JobEnable => jobs::enable(call).await,
         Operation::JobTerminate => jobs::terminate(call).await,
         Operation::JobTaskCounts => jobs::task_counts(call).await,
+        Operation::JobPreparationStatus => jobs::preparation_status(call).await,
         Operation::ScheduleAdd => schedules::add(call).await,
         Operation::ScheduleList => schedules::list(call).await,
         Operation::ScheduleGet => schedules::get(call).await,

@@ -26,9 +26,14 @@ fn named(call: &Call) -> Result<ScheduleId, Error> {
 }
 
 pub async fn add(call: &Call<'_>) -> Result<Answer, Error> {
-    let spec = requests::add(&call.body)?;
+    let (spec, extras) = requests::add(&call.body)?;
     let resource = answers::url(&call.base, spec.id.as_str());
-    let outcome = call.propose(Action::ScheduleAdd { spec: Box::new(spec) }).await?;
+    let spec = Box::new(spec);
+    let action = match extras.is_empty() {
+        true => Action::ScheduleAdd { spec },
+        false => Action::ScheduleAddWith { spec, extras },
+    };
+    let outcome = call.propose(action).await?;
     Ok(created(&outcome, resource))
 }
 
@@ -64,12 +69,22 @@ async fn change(call: &Call<'_>, change: ScheduleChange) -> Result<Answer, Error
     Ok(written(&outcome, call.address.clone()))
 }
 
+async fn change_whole(call: &Call<'_>, (patch, extras): requests::Patch) -> Result<Answer, Error> {
+    let patch = Box::new(patch);
+    if extras.is_empty() {
+        return change(call, ScheduleChange::Patch(patch)).await;
+    }
+    let (schedule, condition) = (named(call)?, call.condition()?);
+    let outcome = call.propose(Action::SchedulePatchWith { schedule, condition, patch, extras }).await?;
+    Ok(written(&outcome, call.address.clone()))
+}
+
 pub async fn patch(call: &Call<'_>) -> Result<Answer, Error> {
-    change(call, ScheduleChange::Patch(Box::new(requests::patch(&call.body)?))).await
+    change_whole(call, requests::patch(&call.body)?).await
 }
 
 pub async fn put(call: &Call<'_>) -> Result<Answer, Error> {
-    change(call, ScheduleChange::Patch(Box::new(requests::put(&call.body)?))).await
+    change_whole(call, requests::put(&call.body)?).await
 }
 
 pub async fn disable(call: &Call<'_>) -> Result<Answer, Error> {

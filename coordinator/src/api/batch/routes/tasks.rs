@@ -56,12 +56,16 @@ pub async fn add(call: &Call<'_>) -> Result<Answer, Error> {
     }
 }
 
-/// Tasks without ties are most of them, and need no room for any.
+/// Tasks without ties are most of them, and need no room for any; fewer still have more.
 fn adding(job: JobId, tasks: Vec<NewTask>) -> Action {
-    if tasks.iter().all(|(_, ties)| ties.is_empty()) {
-        return Action::TasksAdd { job, tasks: tasks.into_iter().map(|(task, _)| task).collect() };
+    if tasks.iter().any(|(_, _, extras)| !extras.is_empty()) {
+        return Action::TasksAddWith { job, tasks };
     }
-    Action::TiedTasksAdd { job, tasks }
+    if tasks.iter().any(|(_, ties, _)| !ties.is_empty()) {
+        let tasks = tasks.into_iter().map(|(task, ties, _)| (task, ties)).collect();
+        return Action::TiedTasksAdd { job, tasks };
+    }
+    Action::TasksAdd { job, tasks: tasks.into_iter().map(|(task, ..)| task).collect() }
 }
 
 /// What became of one item of a collection.
@@ -89,7 +93,7 @@ pub async fn add_collection(call: &Call<'_>) -> Result<Answer, Error> {
     }
     let proposals = split(tasks, call.body.len() as u64).into_iter().map(|part| {
         let (places, part): (Vec<usize>, Vec<NewTask>) = part.into_iter().unzip();
-        let ids: Vec<String> = part.iter().map(|(task, _)| task.spec.id.to_string()).collect();
+        let ids: Vec<String> = part.iter().map(|(task, ..)| task.spec.id.to_string()).collect();
         let action = adding(job.clone(), part);
         async move { (places, ids, call.propose(action).await) }
     });
