@@ -153,16 +153,52 @@ class Py14(Sdk):
         """The member of a job with which ends of its tasks may end or disable it."""
         return {"on_task_failure": models.OnTaskFailure.perform_exit_options_job_action}
 
-    def job_preparation(self, command_line):
-        return models.JobPreparationTask(command_line=command_line)
+    def job_preparation(self, command_line, retries=None, **members):
+        constraints = None if retries is None else self.task_constraints(retries=retries)
+        return models.JobPreparationTask(command_line=command_line, constraints=constraints, **members)
+
+    def job_release(self, command_line, **members):
+        return models.JobReleaseTask(command_line=command_line, **members)
+
+    def job_manager(self, id, command_line, **members):
+        return models.JobManagerTask(id=id, command_line=command_line, **members)
+
+    def with_token(self, task):
+        """The task or manager, which gets a token for its job."""
+        task.authentication_token_settings = models.AuthenticationTokenSettings(access=[models.AccessScope.job])
+        return task
+
+    def token_access(self, task):
+        settings = task.authentication_token_settings
+        return list(settings.access) if settings else None
+
+    def auto_pool(self, nodes=1, slots=1, prefix=None, lifetime="job", keep_alive=None):
+        """What a job says in the place of a pool's id."""
+        pool = self.pool("unused", nodes=nodes, slots=slots)
+        specification = models.PoolSpecification(
+            vm_size=pool.vm_size,
+            virtual_machine_configuration=pool.virtual_machine_configuration,
+            target_dedicated_nodes=nodes,
+            task_slots_per_node=slots,
+        )
+        auto = models.AutoPoolSpecification(
+            auto_pool_id_prefix=prefix,
+            pool_lifetime_option=models.PoolLifetimeOption(lifetime),
+            keep_alive=keep_alive,
+            pool=specification,
+        )
+        return models.PoolInformation(auto_pool_specification=auto)
+
+    def preparation_status(self, id):
+        return list(self.client.job.list_preparation_and_release_task_status(id))
 
     def job_constraints(self, wall_clock=None, retries=None):
         return models.JobConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=retries)
 
-    def job(self, id, pool_id, environment=None, metadata=None, when_done=None, **more):
+    def job(self, id, pool_id, environment=None, metadata=None, when_done=None, pool_info=None, **more):
         return models.JobAddParameter(
             id=id,
-            pool_info=models.PoolInformation(pool_id=pool_id),
+            pool_info=pool_info or models.PoolInformation(pool_id=pool_id),
             common_environment_settings=self.environment(environment),
             metadata=self.metadata(metadata),
             on_all_tasks_complete=when_done,
@@ -240,11 +276,11 @@ class Py14(Sdk):
     def list_jobs(self, filter=None, select=None):
         return list(self.client.job.list(_options("JobListOptions", filter=filter, select=_comma(select))))
 
-    def patch_job(self, id, when_done=None, pool_id=None, metadata=None, **members):
+    def patch_job(self, id, when_done=None, pool_id=None, pool_info=None, metadata=None, **members):
         conditions = {name: members.pop(name) for name in list(members) if name.startswith("if_")}
         patch = models.JobPatchParameter(
             on_all_tasks_complete=when_done,
-            pool_info=models.PoolInformation(pool_id=pool_id) if pool_id else None,
+            pool_info=models.PoolInformation(pool_id=pool_id) if pool_id else pool_info,
             metadata=self.metadata(metadata),
             **members,
         )
@@ -271,9 +307,10 @@ class Py14(Sdk):
 
     # -- job schedules --------------------------------------------------------------------------------------------
 
-    def job_specification(self, pool_id, when_done=None, **members):
+    def job_specification(self, pool_id, when_done=None, pool_info=None, **members):
+        pool_info = pool_info or models.PoolInformation(pool_id=pool_id)
         return models.JobSpecification(
-            pool_info=models.PoolInformation(pool_id=pool_id), on_all_tasks_complete=when_done, **members
+            pool_info=pool_info, on_all_tasks_complete=when_done, **members
         )
 
     def schedule(self, **times):

@@ -167,16 +167,51 @@ class Py15(Sdk):
         """The member of a job with which ends of its tasks may end or disable it."""
         return {"task_failure_mode": models.BatchTaskFailureMode.PERFORM_EXIT_OPTIONS_JOB_ACTION}
 
-    def job_preparation(self, command_line):
-        return models.BatchJobPreparationTask(command_line=command_line)
+    def job_preparation(self, command_line, retries=None, **members):
+        constraints = None if retries is None else self.task_constraints(retries=retries)
+        return models.BatchJobPreparationTask(command_line=command_line, constraints=constraints, **members)
+
+    def job_release(self, command_line, **members):
+        return models.BatchJobReleaseTask(command_line=command_line, **members)
+
+    def job_manager(self, id, command_line, **members):
+        return models.BatchJobManagerTask(id=id, command_line=command_line, **members)
+
+    def with_token(self, task):
+        """The task or manager, which gets a token for its job; this generation has no member for it."""
+        task["authenticationTokenSettings"] = {"access": ["job"]}
+        return task
+
+    def token_access(self, task):
+        return (task.get("authenticationTokenSettings") or {}).get("access")
+
+    def auto_pool(self, nodes=1, slots=1, prefix=None, lifetime="job", keep_alive=None):
+        """What a job says in the place of a pool's id."""
+        pool = self.pool("unused", nodes=nodes, slots=slots)
+        specification = models.BatchPoolSpecification(
+            vm_size=pool.vm_size,
+            virtual_machine_configuration=pool.virtual_machine_configuration,
+            target_dedicated_nodes=nodes,
+            task_slots_per_node=slots,
+        )
+        auto = models.BatchAutoPoolSpecification(
+            auto_pool_id_prefix=prefix,
+            pool_lifetime_option=models.BatchPoolLifetimeOption(lifetime),
+            keep_alive=keep_alive,
+            pool=specification,
+        )
+        return models.BatchPoolInfo(auto_pool_specification=auto)
+
+    def preparation_status(self, id):
+        return list(self.client.list_job_preparation_and_release_task_status(id))
 
     def job_constraints(self, wall_clock=None, retries=None):
         return models.BatchJobConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=retries)
 
-    def job(self, id, pool_id, environment=None, metadata=None, when_done=None, **more):
+    def job(self, id, pool_id, environment=None, metadata=None, when_done=None, pool_info=None, **more):
         return models.BatchJobCreateOptions(
             id=id,
-            pool_info=models.BatchPoolInfo(pool_id=pool_id),
+            pool_info=pool_info or models.BatchPoolInfo(pool_id=pool_id),
             common_environment_settings=self.environment(environment),
             metadata=self.metadata(metadata),
             all_tasks_complete_mode=when_done,
@@ -251,11 +286,11 @@ class Py15(Sdk):
     def list_jobs(self, filter=None, select=None):
         return list(self.client.list_jobs(filter=filter, select=select))
 
-    def patch_job(self, id, when_done=None, pool_id=None, metadata=None, **members):
+    def patch_job(self, id, when_done=None, pool_id=None, pool_info=None, metadata=None, **members):
         conditions = {name: members.pop(name) for name in list(members) if name.startswith("if_")}
         patch = models.BatchJobUpdateOptions(
             all_tasks_complete_mode=when_done,
-            pool_info=models.BatchPoolInfo(pool_id=pool_id) if pool_id else None,
+            pool_info=models.BatchPoolInfo(pool_id=pool_id) if pool_id else pool_info,
             metadata=self.metadata(metadata),
             **members,
         )
@@ -288,9 +323,10 @@ class Py15(Sdk):
 
     # -- job schedules --------------------------------------------------------------------------------------------
 
-    def job_specification(self, pool_id, when_done=None, **members):
+    def job_specification(self, pool_id, when_done=None, pool_info=None, **members):
+        pool_info = pool_info or models.BatchPoolInfo(pool_id=pool_id)
         return models.BatchJobSpecification(
-            pool_info=models.BatchPoolInfo(pool_id=pool_id), all_tasks_complete_mode=when_done, **members
+            pool_info=pool_info, all_tasks_complete_mode=when_done, **members
         )
 
     def schedule(self, **times):

@@ -216,22 +216,16 @@ class TestNotBuiltYet:
         assert field in refusal.message + str(refusal.values)
         assert sdk.list_tasks(job.id) == []
 
-    def test_job_preparation(self, sdk, pool, unique):
-        id = unique("job")
-        with sdk.refused(501, "NotImplemented") as refusal:
-            sdk.create_job(sdk.job(id, pool, job_preparation_task=sdk.job_preparation("/bin/true")))
-        assert "jobPreparationTask" in refusal.message + str(refusal.values)
-        assert sdk.is_gone(lambda: sdk.get_job(id))
-
     @pytest.mark.once
     @pytest.mark.parametrize(
         "kind, members",
         [
-            ("job", {"jobManagerTask": {"id": "m", "commandLine": "/bin/true"}}),
-            ("job", {"jobReleaseTask": {"commandLine": "/bin/true"}}),
+            (
+                "job",
+                {"jobManagerTask": {"id": "m", "commandLine": "/bin/true", "containerSettings": {"imageName": "x"}}},
+            ),
             ("task", {"applicationPackageReferences": [{"applicationId": "a"}]}),
             ("task", {"containerSettings": {"imageName": "x"}}),
-            ("task", {"authenticationTokenSettings": {"access": ["job"]}}),
             ("pool", {"enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes=1"}),
             ("pool", {"startTask": {"commandLine": "/bin/true", "containerSettings": {"imageName": "x"}}}),
             ("pool", {"applicationPackageReferences": [{"applicationId": "a"}]}),
