@@ -8,12 +8,14 @@ use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
+use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, Response};
 use serde_json::Value;
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use tokio_util::io::ReaderStream;
 
 const API_VERSION: &str = "2024-02-01.19.0";
 const BLOB_VERSION: &str = "2023-11-03";
@@ -28,6 +30,18 @@ pub struct Client {
     pub account: String,
     key: Vec<u8>,
     http: reqwest::Client,
+}
+
+/// What is uploaded.
+struct Content {
+    body: reqwest::Body,
+    length: u64,
+}
+
+impl From<Vec<u8>> for Content {
+    fn from(bytes: Vec<u8>) -> Content {
+        Content { length: bytes.len() as u64, body: bytes.into() }
+    }
 }
 
 /// An answer that was not a success.
@@ -131,8 +145,42 @@ impl Client {
         self.blob(Method::PUT, &format!("/{name}"), &[("restype", "container")], None).await.map(drop)
     }
 
+    /// Makes a container unless it is there.
+    pub async fn ensure_container(&self, name: &str) -> anyhow::Result<()> {
+        match self.create_container(name).await {
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 409) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    pub async fn delete_blob(&self, container: &str, name: &str) -> anyhow::Result<()> {
+        self.blob(Method::DELETE, &format!("/{container}/{name}"), &[], None).await.map(drop)
+    }
+
+    /// Uploads a file of this length, with a bar for those who watch.
+    pub async fn put_blob_file(
+        &self,
+        container: &str,
+        name: &str,
+        file: &Path,
+        length: u64,
+    ) -> anyhow::Result<()> {
+        let bar = ProgressBar::new(length);
+        bar.set_style(ProgressStyle::with_template("{bar:40} {binary_bytes} of {binary_total_bytes}")?);
+        let open = tokio::fs::File::open(file).await;
+        let reader = ReaderStream::new(
+            bar.wrap_async_read(open.with_context(|| format!("reading {}", file.display()))?),
+        );
+        let content = Content { body: reqwest::Body::wrap_stream(reader), length };
+        self.blob(Method::PUT, &format!("/{container}/{name}"), &[], Some(content)).await?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
     pub async fn put_blob(&self, container: &str, name: &str, content: Vec<u8>) -> anyhow::Result<()> {
-        self.blob(Method::PUT, &format!("/{container}/{name}"), &[], Some(content)).await.map(drop)
+        self.blob(Method::PUT, &format!("/{container}/{name}"), &[], Some(content.into())).await.map(drop)
     }
 
     pub async fn get_blob(&self, container: &str, name: &str) -> anyhow::Result<Vec<u8>> {
@@ -150,12 +198,12 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-        body: Option<Vec<u8>>,
+        body: Option<Content>,
     ) -> anyhow::Result<Response> {
         let url = format!("{}{path}", self.blob_endpoint);
         let raw_path = reqwest::Url::parse(&url)?.path().to_owned();
         let date = httpdate();
-        let length = body.as_ref().map_or(0, Vec::len);
+        let length = body.as_ref().map_or(0, |content| content.length);
         let length_line = if length == 0 { String::new() } else { length.to_string() };
         let blob_type = if body.is_some() { "x-ms-blob-type:BlockBlob\n" } else { "" };
         let mut text = format!(
@@ -175,7 +223,8 @@ impl Client {
         if body.is_some() {
             request = request.header("x-ms-blob-type", "BlockBlob");
         }
-        let response = request.header("content-length", length).body(body.unwrap_or_default()).send().await;
+        let body = body.map_or_else(reqwest::Body::default, |content| content.body);
+        let response = request.header("content-length", length).body(body).send().await;
         check(method, path, response.with_context(|| format!("{} does not answer", self.blob_endpoint))?)
             .await
     }

@@ -2,6 +2,7 @@
 //! `lote coordinator` and `lote worker` make one of several machines.
 
 mod announce;
+mod app;
 mod backup;
 mod client;
 mod cluster;
@@ -55,6 +56,9 @@ enum Command {
     Coordinator(member_settings::CoordinatorArguments),
     /// Run a worker host: SIGTERM leaves its tasks to the keeper, Ctrl-C ends them.
     Worker(member_settings::WorkerArguments),
+    /// Application packages for pools and tasks.
+    #[command(subcommand)]
+    App(app::App),
     /// Join tokens.
     #[command(subcommand)]
     Token(members::Token),
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
         Command::Init(init) => init::main(init),
         Command::Coordinator(coordinator) => coordinator::main(coordinator),
         Command::Worker(worker) => worker::main(worker),
+        Command::App(app) => app::main(app),
         Command::Token(token) => members::token(token),
         Command::Host(host) => members::host(host),
         Command::Status(status) => status::main(status),

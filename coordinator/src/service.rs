@@ -4,7 +4,7 @@ use crate::api::batch::BatchApi;
 use crate::api::blob::BlobApi;
 use crate::api::ops::status::{self, Watch};
 use crate::api::ops::{Metrics, Ops};
-use crate::api::ops::{backup, inspect, storage, upgrade};
+use crate::api::ops::{applications, backup, inspect, storage, upgrade};
 use crate::clock;
 use crate::data::replicas::{Others, Replicas};
 use crate::data::serve::{Caller, conversation};
@@ -252,6 +252,7 @@ impl Coordinator {
                 backup::service(cfg, sources.clone());
                 crate::api::ops::members::service(cfg, admin.clone());
                 upgrade::service(cfg);
+                applications::service(cfg);
                 storage::service(cfg, stores.clone());
                 crate::api::batch::service(cfg, batch_api.clone());
             })?,

@@ -115,7 +115,7 @@ impl World {
     async fn fetch(&self, source: ResourceSource) -> Result<(), FailureInfo> {
         let working = self.folder.path().join("wd");
         let file = ResourceFile { source, file_path: "in".into(), file_mode: 0o640 };
-        fetch_all(&self.store, &[file], &working, RETRIES).await
+        fetch_all(&self.store, &[file], (&working, self.folder.path()), RETRIES).await
     }
 
     async fn upload(&self, container: String) -> Option<FailureInfo> {

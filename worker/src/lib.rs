@@ -42,7 +42,7 @@ use coordinators::Coordinators;
 use files::Roots;
 use host::{Control, Supervisor};
 use lote_shared::chunks::{self, ChunkStore};
-use lote_shared::model::HostCapacity;
+use lote_shared::model::{HostCapacity, PACKAGES_LABEL};
 use lote_shared::network::{self, Identity, Multiaddr, Network, PeerId, Protocol};
 use std::ffi::OsString;
 use std::io;
@@ -134,6 +134,8 @@ impl Worker {
         if config.reserved_disk_bytes == 0 {
             config.reserved_disk_bytes = disk / 10;
         }
+        let label = PACKAGES_LABEL;
+        config.capacity.labels.push((label.0.to_owned(), label.1.to_owned()));
         let identity = match config.identity.clone() {
             Some(identity) => identity,
             None => Identity::load_or_create(&config.data_dir.join("identity"))?,

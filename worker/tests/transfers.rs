@@ -39,7 +39,7 @@ fn container(url: String, prefix: &str, path: &str) -> ResourceFile {
 }
 
 async fn fetch(files: &[ResourceFile], working: &Path) -> Result<(), FailureInfo> {
-    fetch_all(&store(), files, working, RETRIES).await
+    fetch_all(&store(), files, (working, working), RETRIES).await
 }
 
 fn read(path: impl AsRef<Path>) -> String {

@@ -4,6 +4,7 @@
 //! share is sent once. A resource file that names a container of the account's own storage gets a URL with a SAS
 //! here, so nodes never hold an account key.
 
+use super::packages;
 use crate::api::auth::blob::sas::{self, ContainerSas};
 use crate::api::auth::token::{self, JobToken};
 use crate::engine::Engine;
@@ -61,15 +62,25 @@ impl ChunkBuilder {
     pub fn chunk(&self, engine: &Engine, node: NodeKey, attempts: &[AttemptRef]) -> TaskChunk {
         let parcel = engine.read(|cluster| Parcel::of(cluster, attempts));
         parcel.into_chunk(node, |one| {
-            let spec = match &one.spec {
-                Some(spec) => Some(spec.clone()),
+            let cold = match &one.spec {
+                Some(spec) => Some((spec.clone(), Vec::new())),
                 None => task_spec(engine, one.account, one.launch, one.job),
             };
-            let Some(mut spec) = spec else {
+            let Some((mut spec, extras)) = cold else {
                 tracing::error!(task = %one.launch, "the task's specification cannot be read; it stays assigned");
                 return None;
             };
             self.sign_auto_storage(engine, one.account, &mut spec.resource_files);
+            let packages = TaskExtra::packages(&extras);
+            let Some(packages) = engine.read(|cluster| packages::meant(cluster, node, packages)) else {
+                tracing::warn!(
+                    task = %one.launch, %node,
+                    "the node's host is of a build without application packages; the task waits for its upgrade"
+                );
+                return None;
+            };
+            let url = |container: &str, blob: &str| self.blob_url(engine, one.account, container, blob);
+            packages::add(packages, &mut spec.resource_files, &mut spec.environment, url);
             Some(spec)
         })
     }
@@ -86,6 +97,14 @@ impl ChunkBuilder {
         })?;
         let start_task = start_task.map(|mut start: StartTask| {
             self.sign_auto_storage(engine, record.account, &mut start.resource_files);
+            match engine.read(|cluster| packages::meant(cluster, node, &[])) {
+                Some(packages) => {
+                    let url =
+                        |container: &str, blob: &str| self.blob_url(engine, record.account, container, blob);
+                    packages::add(packages, &mut start.resource_files, &mut start.environment, url);
+                }
+                None => tracing::warn!(%node, "the node's host is of a build without application packages"),
+            }
             start
         });
         Some(NodeGrant {
@@ -123,6 +142,12 @@ impl ChunkBuilder {
         }
     }
 
+    /// A URL of a blob of the account's own storage that may be read.
+    fn blob_url(&self, engine: &Engine, account: AccountId, container: &str, blob: &str) -> String {
+        let url = self.container_url(engine, account, container, crate::clock::wall());
+        url.replacen('?', &format!("/{blob}?"), 1)
+    }
+
     /// A URL of a container of the account's own storage that may be read and listed.
     fn container_url(&self, engine: &Engine, account: AccountId, container: &str, now: Timestamp) -> String {
         let record = engine.read(|cluster| cluster.account(account).cloned());
@@ -141,8 +166,13 @@ impl ChunkBuilder {
     }
 }
 
-/// A task's cold part, with a token for its job if it is to have one.
-fn task_spec(engine: &Engine, account: AccountId, attempt: AttemptRef, job: JobKey) -> Option<TaskSpec> {
+/// A task's cold part, with a token for its job if it is to have one, and what it has beyond its spec.
+fn task_spec(
+    engine: &Engine,
+    account: AccountId,
+    attempt: AttemptRef,
+    job: JobKey,
+) -> Option<(TaskSpec, Vec<TaskExtra>)> {
     let mut spec = read_cold::<TaskSpec>(engine, &keys::task_cold(account, attempt.task))?;
     let extras: Vec<TaskExtra> =
         read_cold(engine, &keys::task_extras(account, attempt.task)).unwrap_or_default();
@@ -152,7 +182,7 @@ fn task_spec(engine: &Engine, account: AccountId, attempt: AttemptRef, job: JobK
         spec.environment.retain(|setting| setting.name != token::VARIABLE);
         spec.environment.push(EnvironmentSetting { name: token::VARIABLE.to_owned(), value });
     }
-    Some(spec)
+    Some((spec, extras))
 }
 
 /// Reads a cold row; a row that is missing or damaged is `None` and logged by whoever needs it.

@@ -25,6 +25,7 @@ pub mod host_session;
 mod job_keeper;
 mod leader_tree;
 mod node_actor;
+mod packages;
 mod pool_dispatcher;
 mod pool_scaler;
 mod pool_supervisor;

@@ -200,7 +200,14 @@ impl Cluster {
         self.check_since(action)?;
         match action {
             Action::AccountAdd { name, keys } => self.add_account(step, name, keys),
-            Action::PoolAdd { spec } => self.add_pool(step, spec),
+            Action::PoolAdd { spec } => self.add_pool(step, spec, &[]),
+            Action::PoolAddWith { spec, extras } => self.add_pool(step, spec, extras),
+            Action::PoolPatchWith { pool, condition, patch, packages } => {
+                self.patch_pool_with(step, pool, condition, patch, packages)
+            }
+            Action::ApplicationChange { application, change } => {
+                self.change_application(step, application, change)
+            }
             Action::PoolPatch { pool, condition, patch } => self.patch_pool(step, pool, condition, patch),
             Action::PoolResize { pool, condition, dedicated, low_priority, timeout, option } => {
                 let targets = (*dedicated, *low_priority);
@@ -463,6 +470,8 @@ impl Cluster {
         let mut job_extras = BTreeMap::new();
         let mut schedule_extras = BTreeMap::new();
         let mut chores = Vec::new();
+        let mut pool_extras = BTreeMap::new();
+        let mut applications = Vec::new();
         for (key, value) in rows {
             let row = Row { key: &key, value: &value };
             let (account, table, rest) = keys::split(&key).ok_or_else(|| row.error("no such table"))?;
@@ -496,7 +505,7 @@ impl Cluster {
                 }
                 keys::Table::Pool => {
                     let record: PoolRecord = row.decode()?;
-                    pools.insert(record.key, Pool::new(record, Default::default()));
+                    pools.insert(record.key, Pool::new(record, Default::default(), Vec::new()));
                 }
                 keys::Table::PoolCold => {
                     pool_cold.insert(PoolKey(number(&row)?), row.decode()?);
@@ -524,6 +533,10 @@ impl Cluster {
                 keys::Table::ScheduleExtras => {
                     schedule_extras.insert(ScheduleKey(number(&row)?), row.decode()?);
                 }
+                keys::Table::PoolExtras => {
+                    pool_extras.insert(PoolKey(number(&row)?), row.decode()?);
+                }
+                keys::Table::Application => applications.push(row.decode()?),
                 keys::Table::Chore => chores.push(row.decode()?),
                 keys::Table::Task => cluster.tasks.insert(row.decode()?),
                 keys::Table::Cursor => {
@@ -548,8 +561,12 @@ impl Cluster {
             }
         }
         version::SUPPORTED.check(version::SOFTWARE, cluster.version())?;
+        for application in applications {
+            cluster.enter_application(application)?;
+        }
         for (key, mut pool) in pools {
             pool.cold = pool_cold.remove(&key).unwrap_or_default();
+            pool.extras = pool_extras.remove(&key).unwrap_or_default();
             cluster.enter_pool(pool)?;
         }
         for node in cluster.nodes.keys().copied().collect::<Vec<_>>() {

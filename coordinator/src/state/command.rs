@@ -14,8 +14,9 @@ use lote_shared::model::{
     StartTaskInfo, TaskConstraints, TaskId, TaskSpec, TaskTies, Timestamp,
 };
 use lote_shared::model::{
-    AllTasksAction, AutoPool, BootId, JobExtra, JobKey, MemberRole, Producer, Recurrence, ScheduleId,
-    ScheduleKey, ScheduleSpec, TaskExtra, TokenId,
+    AllTasksAction, ApplicationId, AutoPool, BootId, JobExtra, JobKey, MemberRole, PackageReference,
+    PackageVersion, PoolExtra, Producer, Recurrence, ScheduleId, ScheduleKey, ScheduleSpec, TaskExtra,
+    TokenId,
 };
 use lote_shared::protocol::codec;
 use lote_shared::protocol::host::{AttemptReport, NodePhase};
@@ -428,11 +429,49 @@ pub enum Action {
         job: JobId,
         tasks: Vec<(TaskAdd, TaskTies, Vec<TaskExtra>)>,
     },
+    /// As [`Action::PoolAdd`], for a pool that has more.
+    PoolAddWith {
+        spec: Box<PoolSpec>,
+        extras: Vec<PoolExtra>,
+    },
+    /// As [`Action::PoolPatch`], with the packages of nodes to come.
+    PoolPatchWith {
+        pool: PoolId,
+        condition: Condition,
+        patch: Box<PoolPatch>,
+        packages: Vec<PackageReference>,
+    },
+    ApplicationChange {
+        application: ApplicationId,
+        change: PackageChange,
+    },
     /// Of the build for tests; stays the last one.
     #[cfg(feature = "next-version")]
     Rehearse {
         software: String,
     },
+}
+
+/// What becomes of an application and its packages. Grows only at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PackageChange {
+    /// The zip lies in this blob; makes the application if it is not there.
+    Activate {
+        version: PackageVersion,
+        container: String,
+        blob: String,
+        is_default: bool,
+    },
+    Delete {
+        version: PackageVersion,
+    },
+    Settings {
+        display_name: Change<Option<String>>,
+        allow_updates: Change<bool>,
+        default_version: Change<Option<PackageVersion>>,
+    },
+    /// The application, which has no packages any more.
+    Remove,
 }
 
 /// What becomes of a schedule.

@@ -30,6 +30,9 @@ impl Cluster {
         for (id, account) in &self.accounts {
             sink.add((id, &account.record, &account.pools, &account.pools_in_order, &account.jobs));
             sink.add((account.jobs_active, &account.schedules));
+            if !account.applications.is_empty() {
+                sink.add(&account.applications);
+            }
             for (pool, queue) in &account.queues {
                 sink.add((pool, &queue.by_age));
                 let mut by_use: Vec<_> =
@@ -45,6 +48,9 @@ impl Cluster {
         for pool in self.pools.values() {
             sink.add((&pool.record, &pool.cold, &pool.nodes, &pool.by_name, &pool.in_order));
             sink.add((&pool.counts, &pool.leaving));
+            if !pool.extras.is_empty() {
+                sink.add(&pool.extras);
+            }
         }
         for node in self.nodes.values() {
             sink.add((&node.record, &node.held, &node.load));

@@ -65,6 +65,12 @@ fn auto_pool_id(prefix: &str, parts: [u64; 3]) -> Option<PoolId> {
 
 /// Managers.
 impl Cluster {
+    /// Refuses a manager with packages that are not there.
+    pub(super) fn check_manager(&self, account: AccountId, extras: &[JobExtra]) -> Result<(), Refusal> {
+        let packages = JobExtra::manager(extras).map(|manager| TaskExtra::packages(&manager.extras));
+        self.check_packages(account, packages.unwrap_or_default())
+    }
+
     /// Adds the manager of a job that was just made.
     pub(super) fn add_manager(&mut self, step: &mut Step, job: JobKey, manager: &ManagerTask) {
         let add = TaskAdd {
@@ -74,9 +80,8 @@ impl Cluster {
             retention: manager.retention,
             max_retry_count: manager.max_retry_count,
         };
-        let extras: &[TaskExtra] = if manager.token { &[TaskExtra::Token] } else { &[] };
-        // The job has no other task yet, and the edge saw to it that the ids differ.
-        if let Err(refusal) = self.add_task(step, job, &add, None, extras) {
+        // The job has no other task yet, the edge saw to it that the ids differ, and packages were looked for.
+        if let Err(refusal) = self.add_task(step, job, &add, None, &manager.extras) {
             debug_assert!(false, "the manager of a new job is refused: {refusal}");
         }
         self.change_job(step, job, |record| record.empty_grace_until = None);
@@ -144,12 +149,15 @@ impl Cluster {
         };
         let mut spec = auto.pool.clone();
         spec.id = id.clone();
-        let failure = match self.insert_pool(step, account, &spec) {
+        let failure = match self.insert_pool(step, account, &spec, &auto.extras) {
             Ok(_) => None,
             Err(refusal) if refusal.code == RefusalCode::PoolQuotaReached => Some(FailureInfo::user(
                 "AutoPoolCreationFailedWithQuotaReached",
                 "The account has as many pools as it may have",
             )),
+            Err(refusal) if refusal.code == RefusalCode::InvalidApplicationPackageReferences => {
+                Some(FailureInfo::user("InvalidApplicationPackageReferencesInAutoPool", refusal.detail))
+            }
             Err(refusal) => Some(FailureInfo::server("Unknown", refusal.to_string())),
         };
         if failure.is_none()

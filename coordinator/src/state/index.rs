@@ -7,12 +7,13 @@
 use super::dependencies::Dependencies;
 use super::extras::ScheduleExtras;
 use super::records::{
-    AccountRecord, ChoreKind, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord, TaskCounts,
+    AccountRecord, ApplicationRecord, ChoreKind, Ending, HostRecord, JobRecord, NodeRecord, PoolRecord,
+    TaskCounts,
 };
 use super::records::{ScheduleRecord, TaskPlace, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobExtra, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolId, PoolKey, ScheduleCold,
-    ScheduleId, ScheduleKey, TaskId, TaskKey, TaskResult, Timestamp,
+    ApplicationId, JobCold, JobExtra, JobId, JobKey, JobState, NodeKey, NodeState, PoolCold, PoolExtra,
+    PoolId, PoolKey, ScheduleCold, ScheduleId, ScheduleKey, TaskId, TaskKey, TaskResult, Timestamp,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,7 @@ pub(super) struct Account {
     pub pools_in_order: BTreeSet<PoolKey>,
     pub jobs: BTreeMap<JobId, JobKey>,
     pub schedules: BTreeMap<ScheduleId, ScheduleKey>,
+    pub applications: BTreeMap<ApplicationId, ApplicationRecord>,
     /// Jobs and schedules that count for the quota; a job of a schedule goes with it.
     pub jobs_active: u32,
     /// What may start, by the name of the pool the jobs wait for; the pool need not exist.
@@ -51,6 +53,7 @@ impl Account {
             pools_in_order: BTreeSet::new(),
             jobs: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            applications: BTreeMap::new(),
             jobs_active: 0,
             queues: BTreeMap::new(),
         }
@@ -111,6 +114,7 @@ impl NodeCounts {
 pub(super) struct Pool {
     pub record: PoolRecord,
     pub cold: PoolCold,
+    pub extras: Vec<PoolExtra>,
     pub nodes: BTreeSet<NodeKey>,
     pub by_name: BTreeMap<String, NodeKey>,
     /// The order of lists: by allocation, then id.
@@ -121,10 +125,11 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn new(record: PoolRecord, cold: PoolCold) -> Pool {
+    pub fn new(record: PoolRecord, cold: PoolCold, extras: Vec<PoolExtra>) -> Pool {
         Pool {
             record,
             cold,
+            extras,
             nodes: BTreeSet::new(),
             by_name: BTreeMap::new(),
             in_order: BTreeMap::new(),

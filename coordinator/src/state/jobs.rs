@@ -85,6 +85,7 @@ impl Cluster {
         if account.jobs_active >= JOBS_ACTIVE_MAX {
             return Err(RefusalCode::ActiveJobAndScheduleQuotaReached.into());
         }
+        self.check_manager(step.account, extras)?;
         let (_, version) = self.insert_job(step, step.account, spec, extras, None);
         Ok(Outcome::Record(version))
     }

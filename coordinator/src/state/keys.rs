@@ -4,7 +4,8 @@
 use super::command::CursorKey;
 use super::dependencies::Dependency;
 use lote_shared::model::{
-    AccountId, Attempt, HostKey, JobKey, NodeKey, PoolKey, ScheduleKey, TaskId, TaskKey, TokenId,
+    AccountId, ApplicationId, Attempt, HostKey, JobKey, NodeKey, PoolKey, ScheduleKey, TaskId, TaskKey,
+    TokenId,
 };
 
 /// The account of rows that belong to the cluster as a whole.
@@ -49,12 +50,15 @@ pub enum Table {
     TaskExtras = 23,
     /// Preparations and releases on nodes.
     Chore = 24,
+    Application = 25,
+    /// What a pool has beyond its spec.
+    PoolExtras = 26,
     /// Written by the replication layer itself: applied position, running hash.
     Applied = 255,
 }
 
 impl Table {
-    pub const ALL: [Table; 26] = [
+    pub const ALL: [Table; 28] = [
         Table::Meta,
         Table::Account,
         Table::Host,
@@ -80,6 +84,8 @@ impl Table {
         Table::ScheduleExtras,
         Table::TaskExtras,
         Table::Chore,
+        Table::Application,
+        Table::PoolExtras,
         Table::Applied,
     ];
 
@@ -136,6 +142,14 @@ pub fn task_extras(account: AccountId, task: TaskKey) -> Vec<u8> {
 
 pub fn chore(account: AccountId, chore: TaskKey) -> Vec<u8> {
     key(account, Table::Chore, &chore.0.to_be_bytes())
+}
+
+pub fn application(account: AccountId, id: &ApplicationId) -> Vec<u8> {
+    key(account, Table::Application, id.folded().as_bytes())
+}
+
+pub fn pool_extras(account: AccountId, pool: PoolKey) -> Vec<u8> {
+    key(account, Table::PoolExtras, &pool.0.to_be_bytes())
 }
 
 /// The row of a past attempt; a later one overwrites it ([`super::PAST_ATTEMPTS_MAX`]).

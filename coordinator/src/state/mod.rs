@@ -13,6 +13,7 @@
 //! and what an end means), `cursors` for work longer than one apply, `index` for what is kept beside the records,
 //! `query` for what others may ask, [`invariants`] for what always holds.
 
+mod applications;
 mod attempts;
 pub mod blobs;
 mod chores;
@@ -48,6 +49,7 @@ pub mod testing;
 mod timetable;
 pub mod version;
 
+pub use applications::{APPLICATIONS_MAX, PACKAGES_MAX};
 pub use attempts::{INTERNAL_FAULTS_MAX, TASK_LIFETIME_MS, held_slots_max};
 pub use cluster::{Batch, Cluster, DepartedNode, Event, LoadError, Stamp};
 pub use command::{Action, Admission, Command, Condition, IdempotencyKey, TokenClaim};

@@ -9,19 +9,27 @@ use super::records::PoolRecord;
 use super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::step::Step;
 use lote_shared::model::{
-    AccountId, AllocationState, DeallocationOption, PoolId, PoolKey, PoolSpec, PoolState, ResizeError, Span,
+    AccountId, AllocationState, DeallocationOption, PackageReference, PoolExtra, PoolId, PoolKey, PoolSpec,
+    PoolState, ResizeError, Span,
 };
 
 /// Pools of one account, those being deleted included.
 pub const POOLS_MAX: usize = 500;
 
 impl Cluster {
-    pub(super) fn add_pool(&mut self, step: &mut Step, spec: &PoolSpec) -> Reply {
-        self.insert_pool(step, step.account, spec)
+    pub(super) fn add_pool(&mut self, step: &mut Step, spec: &PoolSpec, extras: &[PoolExtra]) -> Reply {
+        self.insert_pool(step, step.account, spec, extras)
     }
 
     /// Makes a pool of an account.
-    pub(super) fn insert_pool(&mut self, step: &mut Step, owner: AccountId, spec: &PoolSpec) -> Reply {
+    pub(super) fn insert_pool(
+        &mut self,
+        step: &mut Step,
+        owner: AccountId,
+        spec: &PoolSpec,
+        extras: &[PoolExtra],
+    ) -> Reply {
+        self.check_packages(owner, PoolExtra::packages(extras))?;
         let account = self.account_mut(owner)?;
         if let Some(existing) = account.pools.get(&spec.id).copied() {
             let deleting =
@@ -61,8 +69,11 @@ impl Cluster {
         let key = record.key;
         step.put(keys::pool(owner, key), &record);
         step.put(keys::pool_cold(owner, key), &spec.cold);
+        if !extras.is_empty() {
+            step.put(keys::pool_extras(owner, key), &extras);
+        }
         // The account was found above.
-        let _ = self.enter_pool(Pool::new(record, spec.cold.clone()));
+        let _ = self.enter_pool(Pool::new(record, spec.cold.clone(), extras.to_vec()));
         step.event(Event::PoolAdded(key));
         step.dispatch.insert(key);
         Ok(Outcome::Record(version))
@@ -146,6 +157,29 @@ impl Cluster {
         step.event(Event::PoolChanged(key));
         self.meta.last_etag = version.etag;
         Ok(Outcome::Record(version))
+    }
+
+    /// A patch that also says which packages nodes to come are to have.
+    pub(super) fn patch_pool_with(
+        &mut self,
+        step: &mut Step,
+        id: &PoolId,
+        condition: &Condition,
+        patch: &PoolPatch,
+        packages: &[PackageReference],
+    ) -> Reply {
+        self.check_packages(step.account, packages)?;
+        let reply = self.patch_pool(step, id, condition, patch)?;
+        let Some(key) = self.pool_by_id(step.account, id).map(|pool| pool.key) else { return Ok(reply) };
+        let Some(pool) = self.pools.get_mut(&key) else { return Ok(reply) };
+        pool.extras = vec![PoolExtra::Packages(packages.to_vec())];
+        step.put(keys::pool_extras(pool.record.account, key), &pool.extras);
+        Ok(reply)
+    }
+
+    /// What a pool has beyond its spec.
+    pub fn pool_extras(&self, key: PoolKey) -> &[PoolExtra] {
+        self.pools.get(&key).map(|pool| pool.extras.as_slice()).unwrap_or_default()
     }
 
     pub(super) fn resize_pool(
@@ -281,6 +315,9 @@ impl Cluster {
         }
         step.delete(keys::pool(record.account, key));
         step.delete(keys::pool_cold(record.account, key));
+        if !pool.extras.is_empty() {
+            step.delete(keys::pool_extras(record.account, key));
+        }
         step.dispatch.remove(&key);
         step.event(Event::PoolRemoved(key));
     }

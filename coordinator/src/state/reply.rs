@@ -131,6 +131,8 @@ pub enum RefusalCode {
     OtherTerm,
     TaskIdSameAsJobPreparationTask,
     TaskIdSameAsJobReleaseTask,
+    ApplicationNotFound,
+    InvalidApplicationPackageReferences,
 }
 
 /// Why somebody does not become a member, stay one, or get in as one. Grows only at the end.

@@ -59,6 +59,12 @@ impl Cluster {
             return Err(RefusalCode::TaskExists.into());
         }
         job.check_task_id(&task.spec.id)?;
+        let packages = TaskExtra::packages(extras);
+        if !packages.is_empty() {
+            let account = job.record.account;
+            self.check_packages(account, packages)?;
+        }
+        let job = self.jobs.get_mut(&job_key).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
         if let Some(ties) = ties {
             check_ties(&job.record, ties)?;
         }

@@ -32,7 +32,8 @@ impl ClusterVersion {
     /// are judged by their attempt, entries with a fence, questions between coordinators about clocks and older disks; and
     /// dependencies, exit conditions, job schedules.
     pub const V2: ClusterVersion = ClusterVersion(2);
-    /// What jobs and tasks have beyond their specs: auto pools, manager, preparation and release tasks, tokens.
+    /// What jobs and tasks have beyond their specs: auto pools, manager, preparation and release tasks, tokens,
+    /// application packages.
     pub const V3: ClusterVersion = ClusterVersion(3);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]
@@ -225,7 +226,10 @@ impl Action {
             | Action::JobPatchWith { .. }
             | Action::ScheduleAddWith { .. }
             | Action::SchedulePatchWith { .. }
-            | Action::TasksAddWith { .. } => ClusterVersion::V3,
+            | Action::TasksAddWith { .. }
+            | Action::PoolAddWith { .. }
+            | Action::PoolPatchWith { .. }
+            | Action::ApplicationChange { .. } => ClusterVersion::V3,
             Action::Blob(action) => action.since(),
             #[cfg(feature = "next-version")]
             Action::Rehearse { .. } => ClusterVersion::NEXT,

@@ -1,8 +1,9 @@
-//! What jobs, schedules and tasks have beyond their specs (`jobs-and-tasks.md` §8, §9, `task-execution.md` §11, §12).
+//! What pools, jobs, schedules and tasks have beyond their specs (`jobs-and-tasks.md` §8, §9, `task-execution.md` §11, §12).
 //!
-//! Specs are stored and never change shape, so what came later is a list of these beside them. Both enums grow only at
+//! Specs are stored and never change shape, so what came later is a list of these beside them. The enums grow only at
 //! the end.
 
+use super::application::PackageReference;
 use super::duration::Span;
 use super::pool::PoolSpec;
 use super::task::{FailureInfo, TaskConstraints, TaskSpec};
@@ -29,6 +30,7 @@ pub struct AutoPool {
     pub keep_alive: bool,
     /// The id in it means nothing.
     pub pool: PoolSpec,
+    pub extras: Vec<PoolExtra>,
 }
 
 /// What an auto pool is made for.
@@ -53,8 +55,7 @@ pub struct ManagerTask {
     /// Whether it runs on a node without any other task.
     pub run_exclusive: bool,
     pub allow_low_priority_node: bool,
-    /// Whether it gets a token for its job.
-    pub token: bool,
+    pub extras: Vec<TaskExtra>,
 }
 
 /// What runs on a node before the first task of the job there.
@@ -77,10 +78,34 @@ pub struct ReleaseTask {
 }
 
 /// Of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaskExtra {
     /// Its process gets a token for its job (`authenticationTokenSettings`).
     Token,
+    Packages(Vec<PackageReference>),
+}
+
+/// Of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PoolExtra {
+    Packages(Vec<PackageReference>),
+}
+
+impl TaskExtra {
+    pub fn packages(extras: &[TaskExtra]) -> &[PackageReference] {
+        let found = extras.iter().find_map(|extra| match extra {
+            TaskExtra::Packages(packages) => Some(packages.as_slice()),
+            TaskExtra::Token => None,
+        });
+        found.unwrap_or_default()
+    }
+}
+
+impl PoolExtra {
+    pub fn packages(extras: &[PoolExtra]) -> &[PackageReference] {
+        let found = extras.iter().map(|PoolExtra::Packages(packages)| packages.as_slice()).next();
+        found.unwrap_or_default()
+    }
 }
 
 impl JobExtra {

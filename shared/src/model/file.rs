@@ -1,5 +1,7 @@
 //! Files that tasks take in and give out (`spec/files-and-storage.md` §4, §5).
 
+use super::application::PackageReference;
+use super::ids::{ApplicationId, PackageVersion};
 use serde::{Deserialize, Serialize};
 
 /// Where a resource file's content comes from.
@@ -21,7 +23,20 @@ pub enum ResourceSource {
         /// Leading part of the blob names to take; empty takes all.
         prefix: String,
     },
+    /// A version of an application, laid down once a node outside of `wd`. Only in what a host is sent, and only to
+    /// hosts that say they know it ([`PACKAGES_LABEL`]).
+    Package {
+        application: ApplicationId,
+        version: PackageVersion,
+        /// Of the zip, with its SAS.
+        url: String,
+    },
+    /// A package that is not to be had, and why; as the one before.
+    NoPackage { reference: PackageReference, why: String },
 }
+
+/// The label of hosts that lay down application packages.
+pub const PACKAGES_LABEL: (&str, &str) = ("lote.packages", "zip");
 
 /// A file, or a container's worth of files, laid down in `wd` before the command starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

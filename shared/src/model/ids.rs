@@ -39,6 +39,10 @@ fn check_name(text: &str, also_allowed: &[char]) -> Result<(), InvalidName> {
     }
     let allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '_' || also_allowed.contains(c);
     match text.chars().find(|c| !allowed(c)) {
+        // What stands for a directory is no name.
+        None if text.starts_with('.') => {
+            Err(InvalidName::Character { name: text.to_owned(), character: '.' })
+        }
         None => Ok(()),
         Some(character) => Err(InvalidName::Character { name: text.to_owned(), character }),
     }
@@ -127,6 +131,15 @@ define_name!(
 define_name!(
     /// A job schedule's name, unique in its account among schedules and jobs.
     ScheduleId, &[]
+);
+
+define_name!(
+    /// An application's name, unique in its account.
+    ApplicationId, &[]
+);
+define_name!(
+    /// The name of a version of an application; it may contain `.`, but not begin with it.
+    PackageVersion, &['.']
 );
 
 impl JobId {

@@ -4,6 +4,7 @@
 //! coordinator's replicated state. Types that are replicated or sent derive serde for bincode; the JSON of the
 //! REST interface has its own types at the edge (`coordinator::api`).
 
+pub mod application;
 pub mod dependency;
 pub mod duration;
 pub mod extra;
@@ -17,13 +18,18 @@ pub mod schedule;
 pub mod task;
 pub mod time;
 
+pub use application::{PackageReference, package_directory};
 pub use dependency::{
     DependencyAction, DependsOn, ExitCodeRange, ExitConditions, ExitJobAction, ExitOptions, TaskIdRange,
     TaskTies,
 };
 pub use duration::Span;
-pub use extra::{AutoPool, JobExtra, ManagerTask, PoolLifetime, PreparationTask, ReleaseTask, TaskExtra};
-pub use file::{ContainerDestination, OutputFile, ResourceFile, ResourceSource, UploadCondition};
+pub use extra::{
+    AutoPool, JobExtra, ManagerTask, PoolExtra, PoolLifetime, PreparationTask, ReleaseTask, TaskExtra,
+};
+pub use file::{
+    ContainerDestination, OutputFile, PACKAGES_LABEL, ResourceFile, ResourceSource, UploadCondition,
+};
 pub use ids::*;
 pub use job::{AllTasksAction, DisableTasks, JobCold, JobConstraints, JobSpec, JobState, TaskFailureAction};
 pub use member::{MemberRole, TokenId};

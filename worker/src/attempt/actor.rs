@@ -237,9 +237,10 @@ impl AttemptActor {
                 }
                 Effect::Fetch => {
                     let (host, working) = (Arc::clone(&self.host), self.directories.working());
+                    let root = self.node.layout.root.clone();
                     let files = self.resource_files().to_vec();
                     let work = async move {
-                        Ok(fetch::fetch_all(&*host.source, &files, &working, host.retries).await)
+                        Ok(fetch::fetch_all(&*host.source, &files, (&working, &root), host.retries).await)
                     };
                     self.transfer = Some(self.spawn_step(work, Input::Fetched, ctx));
                 }

@@ -3,6 +3,7 @@
 //! Sources are taken in the order of the request. Runs of single URLs, and the blobs of one part of a container's
 //! list, are fetched side by side; where two name the same file the later one wins, as it would one by one.
 
+use super::packages;
 use super::transfer::{Error, Retries, Source, retrying, shown};
 use crate::layout::inside;
 use futures::{StreamExt, stream};
@@ -20,11 +21,11 @@ struct Item {
     mode: u32,
 }
 
-/// Fetches everything, or says what failed first.
+/// Fetches everything, or says what failed first. Files go below `working`, application packages below the node's root.
 pub async fn fetch_all(
     source: &dyn Source,
     files: &[ResourceFile],
-    working: &Path,
+    (working, root): (&Path, &Path),
     retries: Retries,
 ) -> Result<(), FailureInfo> {
     let mut run: BTreeMap<PathBuf, Item> = BTreeMap::new();
@@ -39,6 +40,11 @@ pub async fn fetch_all(
                 continue;
             }
             ResourceSource::ContainerUrl { url, prefix } => (url, prefix),
+            ResourceSource::Package { application, version, url } => {
+                packages::deploy(source, root, (application, version), url, retries).await?;
+                continue;
+            }
+            ResourceSource::NoPackage { reference, why } => return Err(packages::failure(reference, why)),
             ResourceSource::AutoStorage { container, .. } => {
                 let message = format!("container `{container}` reached the node without its URL");
                 return Err(FailureInfo::server("ResourceContainerListMiscError", message));

@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod http;
 pub mod machine;
 pub mod own;
+mod packages;
 pub mod pattern;
 pub mod transfer;
 pub mod upload;

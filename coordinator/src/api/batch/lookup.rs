@@ -9,12 +9,12 @@ use super::views::{
 };
 use crate::api::odata::{Filter, Value};
 use crate::state::{
-    ChorePlace, ChoreRecord, Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord, ScheduleRecord,
-    TaskPlace, TaskRecord,
+    ApplicationRecord, ChorePlace, ChoreRecord, Cluster, JobRecord, NodeCounts, NodeRecord, PoolRecord,
+    ScheduleRecord, TaskPlace, TaskRecord,
 };
 use lote_shared::model::{
-    AccountId, JobExtra, JobId, JobKey, NodeKey, PoolId, PoolKey, ScheduleId, ScheduleKey, TaskId, TaskKey,
-    Timestamp,
+    AccountId, ApplicationId, JobExtra, JobId, JobKey, NodeKey, PoolId, PoolKey, ScheduleId, ScheduleKey,
+    TaskId, TaskKey, Timestamp,
 };
 
 /// Records looked at under one lock.
@@ -75,6 +75,7 @@ fn pool_view(cluster: &Cluster, record: &PoolRecord) -> PoolView {
     PoolView {
         record: record.clone(),
         cold: cluster.pool_cold(record.key).cloned().unwrap_or_default(),
+        extras: cluster.pool_extras(record.key).to_vec(),
         current_dedicated: counts.total(true),
         current_low_priority: counts.total(false),
     }
@@ -103,6 +104,26 @@ fn pool_member<'a>(record: &'a PoolRecord, path: &str) -> Value<'a> {
 /// Where in a list of pools; `Err` if the text is none of our positions.
 fn pool_position(after: Option<&str>) -> Result<Option<PoolKey>, Error> {
     after.map(|text| text.parse().map(PoolKey).map_err(|_| foreign_token())).transpose()
+}
+
+/// Applications with a package, by id.
+pub fn applications(
+    cluster: &Cluster,
+    account: AccountId,
+    after: Option<&str>,
+    most: usize,
+) -> Result<Slice<ApplicationRecord>, Error> {
+    let after = after.map(|text| ApplicationId::new(text).map_err(|_| foreign_token())).transpose()?;
+    let rest =
+        cluster.applications(account).filter(|record| after.as_ref().is_none_or(|after| record.id > *after));
+    let usable = rest.filter(|record| !record.packages.is_empty());
+    Ok(slice(usable, most, |_| true, |record| record.id.to_string(), |record| Some(record.clone())))
+}
+
+pub fn application(cluster: &Cluster, account: AccountId, id: &str) -> Result<ApplicationRecord, Error> {
+    let id = ApplicationId::new(id).map_err(|_| Code::ApplicationNotFound)?;
+    let record = cluster.application(account, &id).filter(|record| !record.packages.is_empty());
+    Ok(record.cloned().ok_or(Code::ApplicationNotFound)?)
 }
 
 fn foreign_token() -> Error {

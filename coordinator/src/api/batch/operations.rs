@@ -24,6 +24,8 @@ macro_rules! operations {
 }
 
 operations! {
+    ApplicationList "Application_List"
+    ApplicationGet "Application_Get"
     PoolAdd "Pool_Add"
     PoolList "Pool_List"
     PoolDelete "Pool_Delete"
@@ -201,8 +203,6 @@ mod tests {
         assert_eq!(
             unbuilt,
             [
-                "Application_List",
-                "Application_Get",
                 "Pool_ListUsageMetrics",
                 "Pool_DisableAutoScale",
                 "Pool_EnableAutoScale",

@@ -2,8 +2,8 @@
 
 use crate::state::{ChoreRecord, JobRecord, NodeRecord, PoolRecord, ScheduleRecord, TaskRecord};
 use lote_shared::model::{
-    JobCold, JobExtra, JobId, NodeKey, PoolCold, PoolId, ScheduleCold, StartTask, TaskId, TaskSpec,
-    TaskState, TaskTies, Timestamp,
+    JobCold, JobExtra, JobId, NodeKey, PoolCold, PoolExtra, PoolId, ScheduleCold, StartTask, TaskId,
+    TaskSpec, TaskState, TaskTies, Timestamp,
 };
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub struct PoolView {
     pub record: PoolRecord,
     pub cold: PoolCold,
+    pub extras: Vec<PoolExtra>,
     pub current_dedicated: u32,
     /// Preempted nodes included.
     pub current_low_priority: u32,

@@ -1,6 +1,7 @@
 //! Health and metrics, for people and programs that run the service: `/healthz`, `/readyz`, `/metrics`. Nothing here
 //! needs a signature and nothing here names a job or a file.
 
+pub mod applications;
 pub mod backup;
 pub mod inspect;
 pub mod members;

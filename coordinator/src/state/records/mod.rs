@@ -1,5 +1,6 @@
 //! The hot records: everything apply reads, in memory and compact, one concept a file.
 
+mod application;
 mod chore;
 mod host;
 mod job;
@@ -10,6 +11,7 @@ mod pool;
 mod schedule;
 mod task;
 
+pub use application::{ApplicationRecord, PackageRecord};
 pub use chore::{ChoreKind, ChorePlace, ChoreRecord};
 pub use host::{AccountRecord, HostRecord, HostState};
 pub use job::{JobRecord, TaskCounts};

@@ -1,5 +1,6 @@
 //! Scenarios of the specs as far as the core decides them; named after their rows.
 
+mod applications;
 mod attempts;
 mod chores;
 mod dependencies;

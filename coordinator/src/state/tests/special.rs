@@ -16,7 +16,7 @@ fn manager(kill_job: bool) -> ManagerTask {
         kill_job_on_completion: kill_job,
         run_exclusive: false,
         allow_low_priority_node: true,
-        token: false,
+        extras: Vec::new(),
     }
 }
 
@@ -175,7 +175,13 @@ fn a_manager_that_is_ended_or_deleted_by_hand_ends_its_job_and_one_that_is_disab
 }
 
 fn auto(lifetime: PoolLifetime, keep_alive: bool) -> AutoPool {
-    AutoPool { prefix: "x".into(), lifetime, keep_alive, pool: pool_spec("placeholder", 0, 1) }
+    AutoPool {
+        prefix: "x".into(),
+        lifetime,
+        keep_alive,
+        pool: pool_spec("placeholder", 0, 1),
+        extras: Vec::new(),
+    }
 }
 
 fn with_pool(w: &mut World, id: &str, auto: AutoPool) -> Reply {

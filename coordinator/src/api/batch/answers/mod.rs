@@ -13,7 +13,7 @@ use super::json::Object;
 pub(crate) use super::json::name_value;
 use lote_shared::model::{
     AutoUserScope, ElevationLevel, EnvironmentSetting, FailureCategory, FailureInfo, MetadataItem,
-    ResourceFile, ResourceSource, StartTask, TaskResult, UserIdentity,
+    PackageReference, ResourceFile, ResourceSource, StartTask, TaskResult, UserIdentity,
 };
 
 fn metadata(object: &mut Object, items: &[MetadataItem]) {
@@ -67,10 +67,19 @@ fn resource_files(object: &mut Object, files: &[ResourceFile]) {
                 object.text("autoStorageContainerName", container);
                 prefix
             }
+            // Only hosts are sent these.
+            ResourceSource::Package { .. } | ResourceSource::NoPackage { .. } => "",
         };
         object.filled_text("blobPrefix", prefix);
         object.filled_text("filePath", &file.file_path);
         object.text("fileMode", &format!("{:04o}", file.file_mode));
+    });
+}
+
+fn packages(object: &mut Object, references: &[PackageReference]) {
+    object.list("applicationPackageReferences", references, |object, reference| {
+        object.text("applicationId", reference.application.as_str());
+        object.maybe_text("version", reference.version.as_ref().map(|version| version.as_str()));
     });
 }
 

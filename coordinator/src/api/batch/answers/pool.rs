@@ -1,9 +1,9 @@
 //! A pool as clients read it (`pools-and-nodes.md` §4).
 
-use super::{metadata, start_task};
+use super::{metadata, packages, start_task};
 use crate::api::batch::json::{Object, name_value};
 use crate::api::batch::views::PoolView;
-use lote_shared::model::{AllocationState, FillType, JobOrder, PoolSpec};
+use lote_shared::model::{AllocationState, FillType, JobOrder, PoolExtra, PoolSpec};
 
 /// Versions before this one call slots `maxTasksPerNode`.
 const SLOTS_RENAMED: &str = "2021-06-01";
@@ -45,12 +45,13 @@ pub fn write(object: &mut Object, base: &str, version: &str, pool: &PoolView) {
         object.text("nodeFillType", fill_type_text(record.fill_type));
         object.text("jobDefaultOrder", job_order_text(record.job_order));
     });
+    packages(object, PoolExtra::packages(&pool.extras));
     metadata(object, &pool.cold.metadata);
     object.echo(&pool.cold.echo);
 }
 
 /// What a pool that is made for jobs will be: a pool without what only one that is there has.
-pub fn write_spec(object: &mut Object, spec: &PoolSpec) {
+pub fn write_spec(object: &mut Object, spec: &PoolSpec, extras: &[PoolExtra]) {
     object.maybe_text("displayName", spec.cold.display_name.as_deref());
     object.text("vmSize", &spec.vm_size);
     object.span("resizeTimeout", spec.resize_timeout);
@@ -66,6 +67,7 @@ pub fn write_spec(object: &mut Object, spec: &PoolSpec) {
         object.text("nodeFillType", fill_type_text(spec.fill_type));
         object.text("jobDefaultOrder", job_order_text(spec.job_order));
     });
+    packages(object, PoolExtra::packages(extras));
     metadata(object, &spec.cold.metadata);
     object.echo(&spec.cold.echo);
 }

@@ -41,7 +41,7 @@ fn auto_pool(object: &mut Object, auto: &AutoPool) {
         },
     );
     object.boolean("keepAlive", auto.keep_alive);
-    object.object("pool", |object| pool::write_spec(object, &auto.pool));
+    object.object("pool", |object| pool::write_spec(object, &auto.pool, &auto.extras));
 }
 
 fn spec(object: &mut Object, spec: &TaskSpec) {

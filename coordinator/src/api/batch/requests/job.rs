@@ -174,7 +174,8 @@ fn auto_pool(mut auto: Members) -> Result<AutoPool, Error> {
     };
     let keep_alive = auto.boolean("keepAlive").unwrap_or(false);
     let mut pool = auto.object("pool").ok_or_else(|| Error::missing(&auto.path("pool")))?;
-    Ok(AutoPool { prefix, lifetime, keep_alive, pool: pool::spec(&mut pool, id)? })
+    let (pool, extras) = pool::spec(&mut pool, id)?;
+    Ok(AutoPool { prefix, lifetime, keep_alive, pool, extras })
 }
 
 /// Exactly one of `poolId` and `autoPoolSpecification`.

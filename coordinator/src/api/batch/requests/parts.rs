@@ -3,8 +3,9 @@
 use super::Members;
 use crate::api::batch::errors::{Code, Error};
 use lote_shared::model::{
-    AutoUserScope, ContainerDestination, ElevationLevel, EnvironmentSetting, InvalidName, MetadataItem,
-    OutputFile, ResourceFile, ResourceSource, Span, StartTask, UploadCondition, UserIdentity,
+    ApplicationId, AutoUserScope, ContainerDestination, ElevationLevel, EnvironmentSetting, InvalidName,
+    MetadataItem, OutputFile, PackageReference, PackageVersion, ResourceFile, ResourceSource, Span,
+    StartTask, UploadCondition, UserIdentity,
 };
 
 /// Summed over names and values (`pools-and-nodes.md` §2.1).
@@ -129,6 +130,19 @@ fn resource_file(mut file: Members) -> Result<ResourceFile, Error> {
         ));
     }
     Ok(ResourceFile { source, file_path: path, file_mode: mode })
+}
+
+/// `applicationPackageReferences`.
+pub fn packages(members: &mut Members) -> Result<Vec<PackageReference>, Error> {
+    let references = members.objects("applicationPackageReferences").into_iter().map(|mut reference| {
+        let application = name(&mut reference, "applicationId", ApplicationId::new)?;
+        let version = match reference.has("version") {
+            true => Some(name(&mut reference, "version", PackageVersion::new)?),
+            false => None,
+        };
+        Ok(PackageReference { application, version })
+    });
+    references.collect()
 }
 
 fn file_mode(file: &mut Members) -> Result<u32, Error> {

@@ -1,10 +1,12 @@
 //! Pools: add, patch, update of properties, resize (`pools-and-nodes.md` §4, §6).
 
-use super::parts::{display_name, metadata, name, start_task};
+use super::parts::{display_name, metadata, name, packages, start_task};
 use super::{Members, body};
 use crate::api::batch::errors::{Code, Error};
 use crate::state::command::PoolPatch;
-use lote_shared::model::{DeallocationOption, FillType, JobOrder, PoolCold, PoolId, PoolSpec, Span};
+use lote_shared::model::{
+    DeallocationOption, FillType, JobOrder, PackageReference, PoolCold, PoolExtra, PoolId, PoolSpec, Span,
+};
 use serde_json::Value;
 
 /// Nodes of a kind in one pool (`pools-and-nodes.md` §2.2).
@@ -30,19 +32,21 @@ const ECHOED: [&str; 9] = [
 ];
 
 /// `POST /pools`.
-pub fn add(bytes: &[u8]) -> Result<PoolSpec, Error> {
+pub fn add(bytes: &[u8]) -> Result<NewPool, Error> {
     let mut pool = body(bytes, "BatchPoolCreateOptions")?;
     let id = name(&mut pool, "id", PoolId::new)?;
     spec(&mut pool, id)
 }
 
+/// A pool, and what it has beyond its spec.
+pub type NewPool = (PoolSpec, Vec<PoolExtra>);
+
 /// What a pool is beside its name; that of an auto pool has the same members.
-pub fn spec(pool: &mut Members, id: PoolId) -> Result<PoolSpec, Error> {
+pub fn spec(pool: &mut Members, id: PoolId) -> Result<NewPool, Error> {
     pool.refuse_unbuilt(&[
         "enableAutoScale",
         "autoScaleFormula",
         "autoScaleEvaluationInterval",
-        "applicationPackageReferences",
         "certificateReferences",
     ])?;
     let vm_size = pool.required_text("vmSize")?;
@@ -64,7 +68,9 @@ pub fn spec(pool: &mut Members, id: PoolId) -> Result<PoolSpec, Error> {
         };
     check_echoed(pool)?;
     let (fill_type, job_order) = scheduling_policy(pool);
-    Ok(PoolSpec {
+    let packages = packages(pool)?;
+    let extras = if packages.is_empty() { Vec::new() } else { vec![PoolExtra::Packages(packages)] };
+    let spec = PoolSpec {
         id,
         vm_size,
         target_dedicated: dedicated.unwrap_or(0),
@@ -81,13 +87,19 @@ pub fn spec(pool: &mut Members, id: PoolId) -> Result<PoolSpec, Error> {
             metadata: metadata(pool)?,
             echo: pool.echo(&ECHOED),
         },
-    })
+    };
+    Ok((spec, extras))
 }
 
+/// What is to change, and the packages of nodes to come if they are to.
+pub type Patch = (PoolPatch, Option<Vec<PackageReference>>);
+
 /// `PATCH /pools/{id}`: only what is named changes.
-pub fn patch(bytes: &[u8]) -> Result<PoolPatch, Error> {
+pub fn patch(bytes: &[u8]) -> Result<Patch, Error> {
     let mut pool = body(bytes, "BatchPoolUpdateOptions")?;
-    pool.refuse_unbuilt(&["applicationPackageReferences", "certificateReferences"])?;
+    pool.refuse_unbuilt(&["certificateReferences"])?;
+    let new_packages = pool.has("applicationPackageReferences");
+    let packages = packages(&mut pool)?;
     if pool.has("virtualMachineConfiguration") && !check_image(&mut pool)? {
         return Err(Error::not_built("virtualMachineConfiguration.imageReference"));
     }
@@ -97,7 +109,7 @@ pub fn patch(bytes: &[u8]) -> Result<PoolPatch, Error> {
     let new_metadata = pool.has("metadata");
     let items = metadata(&mut pool)?;
     let echo = pool.echo(&ECHOED);
-    Ok(PoolPatch {
+    let patch = PoolPatch {
         start_task: start_task(&mut pool)?.map(Some),
         metadata: new_metadata.then_some(items),
         display_name: display_name(&mut pool)?,
@@ -107,18 +119,21 @@ pub fn patch(bytes: &[u8]) -> Result<PoolPatch, Error> {
         job_order,
         inter_node_communication: pool.boolean("enableInterNodeCommunication"),
         echo: (!echo.is_empty()).then_some(echo),
-    })
+    };
+    Ok((patch, new_packages.then_some(packages)))
 }
 
 /// `POST /pools/{id}/updateproperties`: the three members are replaced, an absent start task is removed.
-pub fn update_properties(bytes: &[u8]) -> Result<PoolPatch, Error> {
+pub fn update_properties(bytes: &[u8]) -> Result<Patch, Error> {
     let mut pool = body(bytes, "BatchPoolReplaceOptions")?;
-    pool.refuse_unbuilt(&["applicationPackageReferences", "certificateReferences"])?;
-    Ok(PoolPatch {
+    pool.refuse_unbuilt(&["certificateReferences"])?;
+    let packages = packages(&mut pool)?;
+    let patch = PoolPatch {
         start_task: Some(start_task(&mut pool)?),
         metadata: Some(metadata(&mut pool)?),
         ..PoolPatch::default()
-    })
+    };
+    Ok((patch, Some(packages)))
 }
 
 /// What a resize asks for.

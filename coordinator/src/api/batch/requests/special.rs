@@ -2,10 +2,10 @@
 
 use super::Members;
 use super::parts::{display_name, environment, name, output_files, resource_files, user_identity};
-use super::task::{Constraints, constraints, token};
+use super::task::{Constraints, constraints, extras as task_extras};
 use crate::api::batch::errors::{Code, Error};
 use lote_shared::model::{
-    JobExtra, ManagerTask, PreparationTask, ReleaseTask, Span, TaskConstraints, TaskExtra, TaskId, TaskSpec,
+    JobExtra, ManagerTask, PreparationTask, ReleaseTask, Span, TaskConstraints, TaskId, TaskSpec,
 };
 
 /// Longest release, and its default.
@@ -37,11 +37,11 @@ pub fn extras(job: &mut Members) -> Result<Vec<JobExtra>, Error> {
 }
 
 fn manager(mut task: Members) -> Result<ManagerTask, Error> {
-    task.refuse_unbuilt(&["containerSettings", "applicationPackageReferences"])?;
+    task.refuse_unbuilt(&["containerSettings"])?;
     let id = name(&mut task, "id", TaskId::new)?;
     let (max_wall_clock, retention, max_retry_count) = constraints(&mut task)?;
     let slots = task.within("requiredSlots", 1, u16::MAX.into())?;
-    let (token, echo) = token(&mut task)?;
+    let (extras, echo) = task_extras(&mut task)?;
     let spec = TaskSpec { output_files: output_files(&mut task)?, echo, ..spec(&mut task, id)? };
     Ok(ManagerTask {
         spec,
@@ -52,7 +52,7 @@ fn manager(mut task: Members) -> Result<ManagerTask, Error> {
         kill_job_on_completion: task.boolean("killJobOnCompletion").unwrap_or(true),
         run_exclusive: task.boolean("runExclusive").unwrap_or(true),
         allow_low_priority_node: task.boolean("allowLowPriorityNode").unwrap_or(true),
-        token: token.contains(&TaskExtra::Token),
+        extras,
     })
 }
 

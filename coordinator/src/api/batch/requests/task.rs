@@ -1,14 +1,14 @@
 //! Tasks: add one, add many, update (`jobs-and-tasks.md` §5).
 
 use super::parts::{
-    constraint, display_name, environment, name, output_files, resource_files, retry_count, user_identity,
-    wall_clock,
+    constraint, display_name, environment, name, output_files, packages, resource_files, retry_count,
+    user_identity, wall_clock,
 };
 use super::ties::ties;
 use super::{Members, body, json};
 use crate::api::batch::errors::{Code, Error};
 use crate::state::command::TaskAdd;
-use lote_shared::model::{Span, TaskConstraints, TaskExtra, TaskId, TaskSpec, TaskTies};
+use lote_shared::model::{PackageReference, Span, TaskConstraints, TaskExtra, TaskId, TaskSpec, TaskTies};
 use serde_json::Value;
 
 /// Tasks in one `addtaskcollection`.
@@ -66,8 +66,8 @@ fn concerns_the_request(code: Code) -> bool {
 }
 
 fn build(mut task: Members) -> Result<NewTask, Error> {
-    task.refuse_unbuilt(&["multiInstanceSettings", "containerSettings", "applicationPackageReferences"])?;
-    let (extras, echo) = token(&mut task)?;
+    task.refuse_unbuilt(&["multiInstanceSettings", "containerSettings"])?;
+    let (extras, echo) = extras(&mut task)?;
     let id = name(&mut task, "id", TaskId::new)?;
     let (max_wall_clock, retention, max_retry_count) = constraints(&mut task)?;
     let slots = task.within("requiredSlots", 1, u16::MAX.into())?;
@@ -93,17 +93,39 @@ fn build(mut task: Members) -> Result<NewTask, Error> {
     Ok((add, ties, extras))
 }
 
-/// Whether the task gets a token for its job, and what reads are to show of that.
-pub fn token(task: &mut Members) -> Result<(Vec<TaskExtra>, String), Error> {
+/// What the task has beyond its spec, and what reads are to show of that.
+pub fn extras(task: &mut Members) -> Result<(Vec<TaskExtra>, String), Error> {
+    let packages = packages(task)?;
+    let (mut extras, token) = token(task)?;
+    let mut shown = serde_json::Map::new();
+    if !packages.is_empty() {
+        let references: Vec<Value> = packages.iter().map(shown_package).collect();
+        shown.insert("applicationPackageReferences".into(), Value::Array(references));
+        extras.push(TaskExtra::Packages(packages));
+    }
+    shown.extend(token);
+    let echo = if shown.is_empty() { String::new() } else { Value::Object(shown).to_string() };
+    Ok((extras, echo))
+}
+
+fn shown_package(reference: &PackageReference) -> Value {
+    let mut shown = serde_json::json!({ "applicationId": reference.application.as_str() });
+    if let Some(version) = &reference.version {
+        shown["version"] = version.as_str().into();
+    }
+    shown
+}
+
+fn token(task: &mut Members) -> Result<(Vec<TaskExtra>, Option<(String, Value)>), Error> {
     const NAME: &str = "authenticationTokenSettings";
     let mut settings = task.object(NAME);
     let access = settings.as_mut().map(|settings| settings.texts("access")).unwrap_or_default();
     if access.is_empty() {
-        return Ok((Vec::new(), String::new()));
+        return Ok((Vec::new(), None));
     }
-    let echo = serde_json::json!({ NAME: { "access": ["job"] } }).to_string();
+    let echo = (NAME.to_owned(), serde_json::json!({ "access": ["job"] }));
     match access.iter().find(|access| *access != "job") {
-        None => Ok((vec![TaskExtra::Token], echo)),
+        None => Ok((vec![TaskExtra::Token], Some(echo))),
         Some(other) => {
             let path = format!("{}.access", task.path(NAME));
             Err(Error::property(&path, other, "access can be given to the job alone"))

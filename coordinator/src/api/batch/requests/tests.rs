@@ -37,7 +37,8 @@ fn pool_body() -> Value {
 
 #[test]
 fn a_plain_pool_gets_every_default() {
-    let spec = pool::add(&with(pool_body(), json!({}))).unwrap();
+    let (spec, extras) = pool::add(&with(pool_body(), json!({}))).unwrap();
+    assert_eq!(extras, []);
     let expected = PoolSpec {
         id: PoolId::new("Pool-1").unwrap(),
         vm_size: "Standard_A1_v2".into(),
@@ -167,7 +168,7 @@ fn what_only_a_cloud_can_use_is_kept_without_secrets() {
         "enableAutoScale": false,
         "networkConfiguration": {"endpointConfiguration": {"inboundNATPools": []}}
     });
-    let echo = pool::add(&with(pool_body(), more)).unwrap().cold.echo;
+    let echo = pool::add(&with(pool_body(), more)).unwrap().0.cold.echo;
     assert!(!echo.contains("hush"), "{echo}");
     let echo: Value = serde_json::from_str(&echo).unwrap();
     assert_eq!(echo["upgradePolicy"]["mode"], "manual");
@@ -182,24 +183,25 @@ fn windows_images_are_taken_and_marked() {
         "imageReference": {"publisher": "MicrosoftWindowsServer", "offer": "WindowsServer", "sku": "2022-datacenter"},
         "nodeAgentSKUId": "batch.node.windows amd64"
     }});
-    assert!(!pool::add(&with(pool_body(), windows)).unwrap().image_servable);
+    assert!(!pool::add(&with(pool_body(), windows)).unwrap().0.image_servable);
     let classic =
         json!({"virtualMachineConfiguration": null, "cloudServiceConfiguration": {"osFamily": "6"}});
-    assert!(!pool::add(&with(pool_body(), classic)).unwrap().image_servable);
+    assert!(!pool::add(&with(pool_body(), classic)).unwrap().0.image_servable);
     let older = json!({"maxTasksPerNode": "4"});
-    assert_eq!(pool::add(&with(pool_body(), older)).unwrap().task_slots_per_node, 4);
+    assert_eq!(pool::add(&with(pool_body(), older)).unwrap().0.task_slots_per_node, 4);
 }
 
 #[test]
 fn pool_changes() {
-    let patch = pool::patch(br#"{"metadata": [], "startTask": {"commandLine": "echo"}}"#).unwrap();
+    let (patch, _) = pool::patch(br#"{"metadata": [], "startTask": {"commandLine": "echo"}}"#).unwrap();
     assert_eq!(patch.metadata, Some(Vec::new()));
     assert!(matches!(patch.start_task, Some(Some(_))));
     assert_eq!((patch.vm_size, patch.echo), (None, None));
     let all = pool::update_properties(
         br#"{"applicationPackageReferences":[],"metadata":[],"certificateReferences":[]}"#,
     );
-    assert_eq!(all.unwrap().start_task, Some(None));
+    let (all, packages) = all.unwrap();
+    assert_eq!((all.start_task, packages), (Some(None), Some(Vec::new())));
     assert_eq!(fault(pool::update_properties(br#"{"metadata":[]}"#)).0, Code::MissingRequiredProperty);
     let resize =
         pool::resize(br#"{"targetDedicatedNodes": 3, "nodeDeallocationOption": "TaskCompletion"}"#).unwrap();

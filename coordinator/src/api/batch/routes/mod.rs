@@ -1,5 +1,6 @@
 //! The handlers: one function per operation, a file per resource.
 
+mod applications;
 mod files;
 mod jobs;
 mod nodes;
@@ -26,6 +27,8 @@ const PAGE_WAIT: Duration = Duration::from_secs(10);
 /// Does what was asked. `success` is the status of the table.
 pub async fn run(operation: Operation, call: &Call<'_>, success: u16) -> Result<Answer, Error> {
     let done = match operation {
+        Operation::ApplicationList => applications::list(call).await,
+        Operation::ApplicationGet => applications::get(call).await,
         Operation::PoolAdd => pools::add(call).await,
         Operation::PoolList => pools::list(call).await,
         Operation::PoolDelete => pools::delete(call).await,

@@ -8,8 +8,9 @@ use crate::api::batch::lookup;
 use crate::api::batch::requests::pool as requests;
 use crate::api::batch::response::{Answer, row};
 use crate::api::odata::{Field, Filter, Kind, Operators, Value};
-use crate::state::Action;
-use lote_shared::model::PoolId;
+use crate::state::command::PoolPatch;
+use crate::state::{Action, Cluster, Condition};
+use lote_shared::model::{PackageReference, PoolId};
 
 const FIELDS: [Field; 10] = [
     field("id", Kind::Text, Operators::OrderedAndPrefix),
@@ -34,9 +35,14 @@ fn url(call: &Call, id: &str) -> String {
 }
 
 pub async fn add(call: &Call<'_>) -> Result<Answer, Error> {
-    let spec = requests::add(&call.body)?;
+    let (spec, extras) = requests::add(&call.body)?;
     let resource = url(call, spec.id.as_str());
-    let outcome = call.propose(Action::PoolAdd { spec: Box::new(spec) }).await?;
+    let spec = Box::new(spec);
+    let action = match extras.is_empty() {
+        true => Action::PoolAdd { spec },
+        false => Action::PoolAddWith { spec, extras },
+    };
+    let outcome = call.propose(action).await?;
     Ok(created(&outcome, resource))
 }
 
@@ -75,16 +81,36 @@ pub async fn delete(call: &Call<'_>) -> Result<Answer, Error> {
 }
 
 pub async fn patch(call: &Call<'_>) -> Result<Answer, Error> {
-    let patch = Box::new(requests::patch(&call.body)?);
+    let (patch, packages) = requests::patch(&call.body)?;
     let (pool, condition) = (named(call)?, call.condition()?);
-    let outcome = call.propose(Action::PoolPatch { pool, condition, patch }).await?;
+    let outcome = call.propose(patching(call, pool, condition, patch, packages).await?).await?;
     Ok(written(&outcome, call.address.clone()))
 }
 
+/// Most clients say with every update that a pool has no packages; that is news only if it has some.
+async fn patching(
+    call: &Call<'_>,
+    pool: PoolId,
+    condition: Condition,
+    patch: PoolPatch,
+    packages: Option<Vec<PackageReference>>,
+) -> Result<Action, Error> {
+    let patch = Box::new(patch);
+    let Some(packages) = packages else { return Ok(Action::PoolPatch { pool, condition, patch }) };
+    let has_some = |cluster: &Cluster| {
+        let record = cluster.pool_by_id(call.account, &pool);
+        record.is_some_and(|record| !cluster.pool_extras(record.key).is_empty())
+    };
+    if packages.is_empty() && !call.read(has_some).await? {
+        return Ok(Action::PoolPatch { pool, condition, patch });
+    }
+    Ok(Action::PoolPatchWith { pool, condition, patch, packages })
+}
+
 pub async fn update_properties(call: &Call<'_>) -> Result<Answer, Error> {
-    let patch = Box::new(requests::update_properties(&call.body)?);
+    let (patch, packages) = requests::update_properties(&call.body)?;
     let (pool, condition) = (named(call)?, call.condition()?);
-    let outcome = call.propose(Action::PoolPatch { pool, condition, patch }).await?;
+    let outcome = call.propose(patching(call, pool, condition, patch, packages).await?).await?;
     Ok(written(&outcome, call.address.clone()))
 }
 

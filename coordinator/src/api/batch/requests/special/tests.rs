@@ -2,7 +2,10 @@ use super::super::{job, schedule, task};
 use crate::api::batch::answers::job as answers;
 use crate::api::batch::errors::{Code, Error};
 use crate::api::batch::json::{Select, object};
-use lote_shared::model::{AutoPool, JobExtra, PoolLifetime, Span, TaskExtra};
+use lote_shared::model::{
+    ApplicationId, AutoPool, JobExtra, PackageReference, PackageVersion, PoolExtra, PoolLifetime, Span,
+    TaskExtra,
+};
 use serde_json::{Value, json};
 
 fn pool() -> Value {
@@ -12,6 +15,7 @@ fn pool() -> Value {
             "imageReference": {"publisher": "canonical", "offer": "ubuntuserver", "sku": "18.04-lts"},
             "nodeAgentSKUId": "batch.node.ubuntu 18.04"
         },
+        "applicationPackageReferences": [{"applicationId": "app", "version": "1.0"}],
         "startTask": {"commandLine": "/bin/true"}, "metadata": [{"name": "a", "value": "b"}]
     })
 }
@@ -25,11 +29,19 @@ fn whole() -> Value {
         "jobManagerTask": {
             "id": "m", "commandLine": "x", "killJobOnCompletion": false, "requiredSlots": 3,
             "authenticationTokenSettings": {"access": ["Job"]},
+            "applicationPackageReferences": [{"applicationId": "app"}],
             "constraints": {"maxTaskRetryCount": 2, "retentionTime": "PT1H"}
         },
         "jobPreparationTask": {"commandLine": "p", "constraints": {"maxTaskRetryCount": -1}},
         "jobReleaseTask": {"id": "r", "commandLine": "q", "maxWallClockTime": "PT5M"}
     })
+}
+
+fn reference(application: &str, version: Option<&str>) -> PackageReference {
+    PackageReference {
+        application: ApplicationId::new(application).unwrap(),
+        version: version.map(|version| PackageVersion::new(version).unwrap()),
+    }
 }
 
 fn add(body: &Value) -> Result<job::NewJob, Error> {
@@ -50,8 +62,10 @@ fn what_is_given_is_kept_and_the_rest_has_its_default() {
     let auto = JobExtra::auto_pool(&extras).unwrap();
     assert_eq!((auto.prefix.as_str(), auto.lifetime, auto.keep_alive), ("pre", PoolLifetime::Job, true));
     assert_eq!((auto.pool.target_dedicated, auto.pool.task_slots_per_node), (2, 4));
+    assert_eq!(PoolExtra::packages(&auto.extras), [reference("app", Some("1.0"))]);
     let manager = JobExtra::manager(&extras).unwrap();
-    assert_eq!((manager.slots, manager.max_retry_count, manager.token), (3, Some(2), true));
+    assert_eq!((manager.slots, manager.max_retry_count), (3, Some(2)));
+    assert_eq!(manager.extras, [TaskExtra::Token, TaskExtra::Packages(vec![reference("app", None)])]);
     assert!(!manager.kill_job_on_completion && manager.run_exclusive && manager.allow_low_priority_node);
     let preparation = JobExtra::preparation(&extras).unwrap();
     assert_eq!(preparation.spec.id.as_str(), "jobpreparation");
