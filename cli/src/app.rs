@@ -52,6 +52,7 @@ pub enum Package {
     /// Upload a zip as a version of an application, in the place of an earlier one of that name.
     Add {
         name: ApplicationId,
+        #[arg(id = "package-version", value_name = "VERSION")]
         version: PackageVersion,
         zip: PathBuf,
         /// Make it the version that is meant where none is named.
@@ -63,6 +64,7 @@ pub enum Package {
     /// Delete a version of an application; nodes keep what they have laid down.
     Delete {
         name: ApplicationId,
+        #[arg(id = "package-version", value_name = "VERSION")]
         version: PackageVersion,
         #[command(flatten)]
         common: Common,

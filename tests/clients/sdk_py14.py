@@ -157,6 +157,15 @@ class Py14(Sdk):
         constraints = None if retries is None else self.task_constraints(retries=retries)
         return models.JobPreparationTask(command_line=command_line, constraints=constraints, **members)
 
+    def package(self, application, version=None):
+        return models.ApplicationPackageReference(application_id=application, version=version)
+
+    def list_applications(self):
+        return list(self.client.application.list())
+
+    def get_application(self, id):
+        return self.client.application.get(id)
+
     def job_release(self, command_line, **members):
         return models.JobReleaseTask(command_line=command_line, **members)
 

@@ -171,6 +171,15 @@ class Py15(Sdk):
         constraints = None if retries is None else self.task_constraints(retries=retries)
         return models.BatchJobPreparationTask(command_line=command_line, constraints=constraints, **members)
 
+    def package(self, application, version=None):
+        return models.BatchApplicationPackageReference(application_id=application, version=version)
+
+    def list_applications(self):
+        return list(self.client.list_applications())
+
+    def get_application(self, id):
+        return self.client.get_application(id)
+
     def job_release(self, command_line, **members):
         return models.BatchJobReleaseTask(command_line=command_line, **members)
 

@@ -224,11 +224,9 @@ class TestNotBuiltYet:
                 "job",
                 {"jobManagerTask": {"id": "m", "commandLine": "/bin/true", "containerSettings": {"imageName": "x"}}},
             ),
-            ("task", {"applicationPackageReferences": [{"applicationId": "a"}]}),
             ("task", {"containerSettings": {"imageName": "x"}}),
             ("pool", {"enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes=1"}),
             ("pool", {"startTask": {"commandLine": "/bin/true", "containerSettings": {"imageName": "x"}}}),
-            ("pool", {"applicationPackageReferences": [{"applicationId": "a"}]}),
         ],
     )
     def test_other_fields(self, raw, unchanged, job_id, unique, kind, members):
@@ -253,8 +251,8 @@ class TestNotBuiltYet:
     @pytest.mark.parametrize(
         "method, path, body",
         [
-            ("GET", "/applications", None),
             ("GET", "/certificates", None),
+            ("GET", "/lifetimejobstats", None),
             ("GET", "/poolusagemetrics", None),
             ("POST", "/pools/{pool}/removenodes", {"nodeList": ["x"]}),
             ("POST", "/pools/{pool}/enableautoscale", {"autoScaleFormula": "$TargetDedicatedNodes=1"}),
@@ -262,7 +260,6 @@ class TestNotBuiltYet:
             ("POST", "/pools/{pool}/nodes/x/disablescheduling", {}),
             ("POST", "/pools/{pool}/nodes/x/users", {"name": "u"}),
             ("GET", "/pools/{pool}/nodes/x/remoteloginsettings", None),
-            ("GET", "/jobs/{job}/jobpreparationandreleasetaskstatus", None),
         ],
     )
     def test_operations(self, raw, unchanged, pool, job_id, method, path, body):

@@ -457,6 +457,8 @@ impl Cluster {
             }
             JobState::Terminating if !working && job.held.is_empty() => {
                 if self.has_releases(job) {
+                    // Meanwhile nothing of it is offered.
+                    self.requeue_job(key);
                     self.begin_releases(step, key);
                 } else {
                     self.complete_terminating(step, key);

@@ -106,7 +106,12 @@ impl Oracle {
     pub fn check_acknowledged(&mut self, at_ms: u64, cluster: &Cluster) {
         for attempt in std::mem::take(&mut self.acknowledged) {
             let task = cluster.task(attempt.task).filter(|task| task.attempt == attempt.attempt);
-            let open = |place| matches!(place, TaskPlace::Assigned { .. } | TaskPlace::Running { .. });
+            let open = |place| {
+                matches!(
+                    place,
+                    TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. } | TaskPlace::Running { .. }
+                )
+            };
             if task.is_some_and(|task| open(task.place)) {
                 let what = format!("the end of {attempt} was acknowledged and the state does not have it");
                 self.violated(at_ms, "no_acknowledged_write_lost", what);

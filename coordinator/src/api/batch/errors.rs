@@ -79,7 +79,7 @@ codes! {
     JobScheduleCompleted 409 "The specified job schedule has already completed."
     JobScheduleWithSameIdExists 409 "A job schedule with the specified id already exists."
     JobWithSameIdExists 409 "A job with the specified id already exists."
-    ApplicationNotFound 404 "The specified application, or version of it, does not exist."
+    ApplicationNotFound 404 "The specified application does not exist."
     InvalidApplicationPackageReferences 409 "A reference to an application package cannot be satisfied."
     JobPreparationTaskNotSpecified 409 "The specified job has no job preparation task."
     TaskIdSameAsJobPreparationTask 409 "The job's preparation task has the specified task id."

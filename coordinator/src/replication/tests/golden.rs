@@ -29,7 +29,7 @@ use std::sync::Arc;
 const TOGETHER: usize = 5;
 const ENTRY_BYTES: usize = 1024 * 1024;
 /// The newest version of which there is a log: that of the build without features.
-const RECORDED: ClusterVersion = ClusterVersion::V2;
+const RECORDED: ClusterVersion = ClusterVersion::V3;
 
 fn folder(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/version-{version}"))
@@ -129,7 +129,7 @@ async fn record(version: u32) {
         action: Action::VersionRaise { to: ClusterVersion(version), witnesses: Vec::new() },
     };
     let mut commands: Vec<Command> = (version > 1).then_some(raise).into_iter().collect();
-    commands.extend(random::commands(u64::from(version), 700));
+    commands.extend(random::commands(u64::from(version), 2_000));
     commands.extend(files());
     for together in commands.chunks(TOGETHER) {
         let asked = together.iter().map(|command| engine.propose_command(command.clone()));

@@ -2,9 +2,9 @@
 //! node counts of pools, active jobs of accounts, deadlines of retries.
 
 use super::super::cluster::Cluster;
-use super::super::index::{Deadline, Hold, NodeCounts, NodeLoad, Shown, Standing};
+use super::super::index::{Deadline, Hold, Manager, NodeCounts, NodeLoad, Shown, Standing};
 use super::super::jobs::counts_as_active;
-use super::super::records::TaskCounts;
+use super::super::records::{ChoreKind, ChorePlace, TaskCounts};
 use super::{Before, ensure};
 use lote_shared::model::{AccountId, JobKey, NodeKey, PoolKey, TaskKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,13 @@ struct OfJob {
     used_slots: u64,
 }
 
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfChores {
+    chores: BTreeMap<(ChoreKind, NodeKey), TaskKey>,
+    open: BTreeSet<TaskKey>,
+    owed: BTreeSet<NodeKey>,
+}
+
 pub(super) fn check(_: &Before, cluster: &Cluster) -> Result<(), String> {
     let mut jobs: BTreeMap<JobKey, OfJob> = BTreeMap::new();
     let mut loads: BTreeMap<NodeKey, (NodeLoad, BTreeSet<TaskKey>)> = BTreeMap::new();
@@ -30,7 +37,11 @@ pub(super) fn check(_: &Before, cluster: &Cluster) -> Result<(), String> {
         let job = jobs.entry(task.job).or_default();
         count(&mut job.counts, &standing);
         job.tasks.insert(task.key);
-        if standing.ready {
+        let manager = cluster.jobs.get(&task.job).and_then(|job| job.manager);
+        if let Some(manager) = manager.filter(|manager| manager.task == task.key) {
+            let expected = Manager { task: task.key, ready: standing.ready, began: standing.began };
+            ensure(manager == expected, || format!("job {} has {manager:?}, not {expected:?}", task.job))?;
+        } else if standing.ready {
             job.ready.entry(task.slots).or_default().insert(task.key);
         }
         due.extend(standing.due.map(|at| (at, Deadline::Retry(task.key))));
@@ -74,11 +85,47 @@ pub(super) fn check(_: &Before, cluster: &Cluster) -> Result<(), String> {
         ensure(found == expected, || format!("node {key} has {found:?}, tasks give {expected:?}"))?;
     }
     ensure(loads.is_empty(), || format!("tasks held by nodes that do not exist: {loads:?}"))?;
+    due.extend(cluster.all_chores().filter_map(|chore| match chore.place {
+        ChorePlace::Waiting { until } => Some((until, Deadline::Retry(chore.key))),
+        _ => None,
+    }));
+    check_chores(cluster)?;
     let retries: BTreeSet<_> =
         cluster.deadlines.iter().filter(|(_, what)| matches!(what, Deadline::Retry(_))).copied().collect();
     ensure(retries == due, || format!("retries due {retries:?}, tasks give {due:?}"))?;
     check_nodes(cluster)?;
     check_quota_counts(cluster)
+}
+
+/// What jobs and nodes know of preparations and releases.
+fn check_chores(cluster: &Cluster) -> Result<(), String> {
+    let mut of_jobs: BTreeMap<JobKey, OfChores> = BTreeMap::new();
+    let mut of_nodes: BTreeMap<NodeKey, BTreeSet<TaskKey>> = BTreeMap::new();
+    for chore in cluster.all_chores() {
+        let job = of_jobs.entry(chore.job).or_default();
+        job.chores.insert((chore.kind, chore.node), chore.key);
+        if chore.owes_release {
+            job.owed.insert(chore.node);
+        }
+        if chore.is_open() {
+            job.open.insert(chore.key);
+            of_nodes.entry(chore.node).or_default().insert(chore.key);
+        }
+    }
+    for (key, job) in &cluster.jobs {
+        let (chores, open) = (job.chores.clone(), job.open_chores.clone());
+        let found = OfChores { chores, open, owed: job.owed_releases.clone() };
+        let expected = of_jobs.remove(key).unwrap_or_default();
+        ensure(found == expected, || format!("job {key} has {found:?}, its chores give {expected:?}"))?;
+    }
+    ensure(of_jobs.is_empty(), || format!("chores of jobs that do not exist: {of_jobs:?}"))?;
+    for (key, node) in &cluster.nodes {
+        let expected = of_nodes.remove(key).unwrap_or_default();
+        ensure(node.open_chores == expected, || {
+            format!("node {key} has {:?}, chores give {expected:?}", node.open_chores)
+        })?;
+    }
+    ensure(of_nodes.is_empty(), || format!("chores open on nodes that do not exist: {of_nodes:?}"))
 }
 
 fn count(counts: &mut TaskCounts, standing: &Standing) {

@@ -13,11 +13,12 @@ pub(super) fn check(_: &Before, cluster: &Cluster) -> Result<(), String> {
         let Some(view) = cluster.pool_ready(pool.key) else { continue };
         for job in view.jobs_by_use() {
             queued.extend(view.tasks(job.job).flat_map(|(_, tasks)| tasks.iter().copied()));
+            queued.extend(view.manager(job.job).map(|(task, _)| task));
         }
     }
     for task in cluster.all_tasks() {
         let reason = cluster.explain_task(task.key);
-        let waits = task.state() == TaskState::Active;
+        let waits = matches!(task.state(), TaskState::Active | TaskState::Preparing);
         ensure(reason.is_some() == waits, || {
             format!("task {} is {} and waits because of {reason:?}", task.key, task.state().as_str())
         })?;

@@ -22,8 +22,13 @@ pub(super) fn check(before: &Before, cluster: &Cluster) -> Result<(), String> {
                 task.attempt, seen.last_node, task.last_node
             )
         })?;
-        let was_out = matches!(seen.place, TaskPlace::Assigned { .. } | TaskPlace::Running { .. });
-        let is_out = matches!(task.place, TaskPlace::Assigned { .. } | TaskPlace::Running { .. });
+        let is_given = |place| {
+            matches!(
+                place,
+                TaskPlace::Assigned { .. } | TaskPlace::Preparing { .. } | TaskPlace::Running { .. }
+            )
+        };
+        let (was_out, is_out) = (is_given(seen.place), is_given(task.place));
         ensure(was_out || !is_out, || {
             format!(
                 "attempt {} of task {key} came back from {:?} to {:?}",

@@ -12,6 +12,7 @@ mod every_waiting_task_has_a_reason;
 mod fenced_attempts_change_nothing;
 mod members_keep_their_numbers;
 mod one_live_attempt_per_task;
+mod preparations_come_first;
 mod quotas_respected;
 mod slots_never_oversubscribed;
 mod terminated_jobs_start_nothing;
@@ -71,7 +72,7 @@ pub struct Before {
 type Check = fn(&Before, &Cluster) -> Result<(), String>;
 
 /// Name and check of every property.
-pub const ALL: [(&str, Check); 11] = [
+pub const ALL: [(&str, Check); 12] = [
     ("slots_never_oversubscribed", slots_never_oversubscribed::check),
     ("counts_match_records", counts_match_records::check),
     ("dependencies_run_in_order", dependencies_run_in_order::check),
@@ -80,6 +81,7 @@ pub const ALL: [(&str, Check); 11] = [
     ("one_live_attempt_per_task", one_live_attempt_per_task::check),
     ("terminated_jobs_start_nothing", terminated_jobs_start_nothing::check),
     ("every_waiting_task_has_a_reason", every_waiting_task_has_a_reason::check),
+    ("preparations_come_first", preparations_come_first::check),
     ("quotas_respected", quotas_respected::check),
     ("members_keep_their_numbers", members_keep_their_numbers::check),
     ("time_never_runs_backwards", time_never_runs_backwards::check),

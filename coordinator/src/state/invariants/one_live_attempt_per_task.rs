@@ -1,4 +1,4 @@
-//! At most one node holds a task, and the next attempt is given out only when nobody holds the one before
+//! At most one node holds a task, a preparation or a release, and the next attempt is given out only when nobody holds the one before
 //! (`task-execution.md` §15.2). What is said here of records the simulator says of processes.
 //!
 //! Not a violation: an attempt of a *deleted* task that its node has not ended yet; a task added under the same name is
@@ -33,6 +33,12 @@ pub(super) fn check(before: &Before, cluster: &Cluster) -> Result<(), String> {
                 )
             })?;
         }
+    }
+    for chore in cluster.all_chores().filter(|chore| chore.is_out()) {
+        let holder = holders.remove(&chore.key);
+        ensure(holder == Some(chore.node), || {
+            format!("chore {} is out on node {}, the nodes say {holder:?}", chore.key, chore.node)
+        })?;
     }
     ensure(holders.is_empty(), || format!("nodes hold tasks that do not exist: {holders:?}"))
 }

@@ -21,7 +21,9 @@ pub(super) fn check(_: &Before, cluster: &Cluster) -> Result<(), String> {
                 *running.entry(node).or_default() += slots;
                 *held.entry(node).or_default() += slots;
             }
-            TaskPlace::Assigned { node, .. } => *held.entry(node).or_default() += slots,
+            TaskPlace::Assigned { node, .. } | TaskPlace::Preparing { node, .. } => {
+                *held.entry(node).or_default() += slots
+            }
             _ => {}
         }
     }

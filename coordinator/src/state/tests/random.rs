@@ -2,14 +2,15 @@
 //! rebuilt from the rows equals what was there, and the same log gives the same rows.
 
 use crate::state::command::{
-    Action, Admission, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PoolPatch, ScheduleChange,
-    SchedulePatch, TaskAdd, TokenClaim,
+    Action, Admission, Command, Condition, CursorKey, IdempotencyKey, JobPatch, PackageChange, PoolPatch,
+    ScheduleChange, SchedulePatch, TaskAdd, TokenClaim,
 };
 use crate::state::invariants::Watch;
 use crate::state::testing::*;
 use crate::state::version::{self, Witness};
 use crate::state::{
-    Batch, Cluster, ClusterSettings, ClusterVersion, Ending, MemberRecord, TaskPlace, TaskRecord,
+    Batch, ChoreKind, ChorePlace, Cluster, ClusterSettings, ClusterVersion, Ending, MemberRecord, TaskPlace,
+    TaskRecord,
 };
 use lote_shared::model::*;
 use lote_shared::protocol::host::{AttemptEnd, AttemptReport, NodePhase};
@@ -136,7 +137,15 @@ fn schedule(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
     match b % 8 {
         0 | 1 => {
             let cold = ScheduleCold { display_name: None, metadata: Vec::new(), job: job_spec("any", "p0") };
-            Action::ScheduleAdd { spec: Box::new(ScheduleSpec { id, recurrence, cold }) }
+            let spec = Box::new(ScheduleSpec { id, recurrence, cold });
+            match a % 3 {
+                0 => Action::ScheduleAddWith { spec, extras: extras(c / 3) },
+                _ => Action::ScheduleAdd { spec },
+            }
+        }
+        6 if c.is_multiple_of(3) => {
+            let patch = SchedulePatch { job: Some(job_spec("any", "p0")), ..SchedulePatch::default() };
+            Action::SchedulePatchWith { schedule: id, condition, patch: Box::new(patch), extras: extras(a) }
         }
         2 => change(ScheduleChange::Disable),
         3 => change(ScheduleChange::Enable),
@@ -148,6 +157,100 @@ fn schedule(cluster: &Cluster, a: u16, b: u16, c: u16) -> Action {
         }
         _ => Action::ScheduleCheck { schedule: ScheduleKey(u32::from(a % 6)) },
     }
+}
+
+/// What a job may have beyond its spec.
+fn extras(n: u16) -> Vec<JobExtra> {
+    let add = task_add(&names(n));
+    let manager = || ManagerTask {
+        spec: add.spec.clone(),
+        slots: n % 3 + 1,
+        max_wall_clock: Span::UNLIMITED,
+        retention: Span::UNLIMITED,
+        max_retry_count: n.is_multiple_of(2).then_some(1),
+        kill_job_on_completion: n.is_multiple_of(3),
+        run_exclusive: n.is_multiple_of(5),
+        allow_low_priority_node: !n.is_multiple_of(7),
+        extras: if n.is_multiple_of(11) { vec![TaskExtra::Token] } else { Vec::new() },
+    };
+    let preparation = || PreparationTask {
+        spec: task_add("prepare").spec,
+        constraints: TaskConstraints { max_retry_count: i32::from(n % 3), ..TaskConstraints::default() },
+        wait_for_success: !n.is_multiple_of(4),
+        rerun_on_reboot: n.is_multiple_of(2),
+    };
+    let release = || ReleaseTask {
+        spec: task_add("release").spec,
+        max_wall_clock: Span::from_secs(60),
+        retention: Span::default(),
+    };
+    let mut extras = Vec::new();
+    if n.is_multiple_of(4) {
+        extras.push(JobExtra::Manager(Box::new(manager())));
+    }
+    if n.is_multiple_of(2) {
+        extras.push(JobExtra::Preparation(Box::new(preparation())));
+        if !n.is_multiple_of(3) {
+            extras.push(JobExtra::Release(Box::new(release())));
+        }
+    }
+    if n.is_multiple_of(8) {
+        extras.push(JobExtra::AutoPool(Box::new(auto_pool(n))));
+    }
+    extras
+}
+
+fn auto_pool(n: u16) -> AutoPool {
+    let lifetime = if n.is_multiple_of(3) { PoolLifetime::JobSchedule } else { PoolLifetime::Job };
+    let extras = if n.is_multiple_of(9) { packages(n) } else { Vec::new() };
+    AutoPool {
+        prefix: "x".to_owned(),
+        lifetime,
+        keep_alive: n.is_multiple_of(5),
+        pool: pool_spec("any", u32::from(n % 2), 2),
+        extras: extras.into_iter().map(|reference| PoolExtra::Packages(vec![reference])).collect(),
+    }
+}
+
+fn packages(n: u16) -> Vec<PackageReference> {
+    let application = ApplicationId::new(&format!("a{}", n % 2)).expect("a name");
+    let version = n.is_multiple_of(3).then(|| PackageVersion::new(&format!("{}.0", n % 3)).expect("a name"));
+    vec![PackageReference { application, version }]
+}
+
+/// Applications, and pools and tasks that have packages.
+fn application(a: u16, b: u16, c: u16) -> Action {
+    let application = ApplicationId::new(&format!("a{}", a % 3)).expect("a name");
+    let version = PackageVersion::new(&format!("{}.0", b % 3)).expect("a name");
+    let change = match c % 8 {
+        0..=3 => PackageChange::Activate {
+            version,
+            container: "c".to_owned(),
+            blob: "b".to_owned(),
+            is_default: b.is_multiple_of(2),
+        },
+        4 => PackageChange::Delete { version },
+        5 => PackageChange::Remove,
+        6 => {
+            let extras = vec![PoolExtra::Packages(packages(b))];
+            let spec = Box::new(pool_spec(&format!("p{}", a % 2), u32::from(b % 2), 2));
+            return Action::PoolAddWith { spec, extras };
+        }
+        _ if b.is_multiple_of(2) => {
+            return Action::PoolPatchWith {
+                pool: pool_id(&format!("p{}", a % 2)),
+                condition: Condition::default(),
+                patch: Box::default(),
+                packages: packages(a),
+            };
+        }
+        _ => PackageChange::Settings {
+            display_name: Some(Some("A".to_owned())),
+            allow_updates: Some(!b.is_multiple_of(3)),
+            default_version: Some(Some(version)),
+        },
+    };
+    Action::ApplicationChange { application, change }
 }
 
 /// Names some of which are numbers, in more than one form.
@@ -196,7 +299,7 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
     let node =
         if accepting.is_empty() || c.is_multiple_of(5) { pick(&nodes, a) } else { pick(&accepting, a) };
     let host = HostKey(u32::from(a % 4));
-    match kind % 73 {
+    match kind % 74 {
         0 | 1 => {
             let mut spec = pool_spec(pool.as_str(), u32::from(b % 4), c % 4 + 1);
             spec.target_low_priority = u32::from(c % 2);
@@ -286,8 +389,18 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             if b.is_multiple_of(5) {
                 spec.on_task_failure = TaskFailureAction::PerformExitOptionsJobAction;
             }
-            Action::JobAdd { spec: Box::new(spec) }
+            let spec = Box::new(spec);
+            match a % 5 {
+                0 | 1 => Action::JobAddWith { spec, extras: extras(b ^ c) },
+                _ => Action::JobAdd { spec },
+            }
         }
+        18 if a.is_multiple_of(6) => Action::JobPatchWith {
+            job,
+            condition,
+            patch: Box::default(),
+            auto_pool: Box::new(AutoPool { keep_alive: c.is_multiple_of(2), ..auto_pool(b) }),
+        },
         18 => {
             let patch = JobPatch {
                 priority: Some(i16::try_from(b % 3).unwrap_or(0)),
@@ -316,6 +429,10 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             };
             Action::TiedTasksAdd { job, tasks: (b..b.saturating_add(c % 4)).map(tied).collect() }
         }
+        25 if a.is_multiple_of(4) => {
+            let extras = vec![TaskExtra::Token, TaskExtra::Packages(packages(c))];
+            Action::TasksAddWith { job, tasks: vec![(task_add(&names(b)), TaskTies::default(), extras)] }
+        }
         25 | 26 => {
             let add = |n: u16| TaskAdd { slots: n % 3 + 1, ..task_add(&names(n)) };
             Action::TasksAdd { job, tasks: (b..b.saturating_add(c % 4)).map(add).collect() }
@@ -331,7 +448,10 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
         28 | 61 | 62 => Action::TaskTerminate { job, task, condition },
         29 => Action::TaskReactivate { job, task, condition },
         30 if c.is_multiple_of(2) => Action::TaskDelete { job, task, condition },
-        30 => Action::RetryDue { tasks: cluster.all_tasks().map(|task| task.key).collect() },
+        30 => {
+            let chores = cluster.all_chores().map(|chore| chore.key);
+            Action::RetryDue { tasks: cluster.all_tasks().map(|task| task.key).chain(chores).collect() }
+        }
         31..=33 | 39..=48 => {
             // Mostly what a dispatcher would choose.
             let fits = |task: &&TaskRecord| c.is_multiple_of(5) || matches!(task.place, TaskPlace::Ready);
@@ -348,10 +468,12 @@ fn action(cluster: &Cluster, (kind, a, b, c): Op) -> Action {
             };
             Action::Report { node, attempts: attempts(cluster, node, b, c).into_iter().map(report).collect() }
         }
+        73 => application(a, b, c),
         72 => membership(cluster, a, b, c),
         71 => schedule(cluster, a, b, c),
         _ => {
-            let cursor = match b % 5 {
+            let cursor = match b % 6 {
+                5 => CursorKey::Releases(JobKey(u32::from(a % 6))),
                 4 => CursorKey::Schedule(ScheduleKey(u32::from(a % 6))),
                 0 => CursorKey::Job(JobKey(u32::from(a % 6))),
                 3 => CursorKey::Deliveries(JobKey(u32::from(a % 6))),
@@ -452,10 +574,40 @@ fn random_histories_reach_the_interesting_places() {
         "asked back",
         "lost",
         "dependent",
+        "preparing",
+        "prepared",
+        "failed to prepare",
+        "released",
+        "managed",
+        "with an auto pool",
     ];
-    for round in 0..80 {
+    for round in 0..400 {
         let ops: Vec<Op> = (0..800).map(|_| (next() as u8, next(), next(), next())).collect();
         history(&ops, |world| {
+            let mut note = |goal, key| {
+                reached.entry(goal).or_default().insert((round, key));
+            };
+            for chore in world.cluster.all_chores() {
+                let goal = match (chore.kind, chore.place) {
+                    (ChoreKind::Preparation, ChorePlace::Completed { result: TaskResult::Success }) => {
+                        "prepared"
+                    }
+                    (ChoreKind::Preparation, ChorePlace::Completed { .. }) => "failed to prepare",
+                    (ChoreKind::Release, ChorePlace::Completed { .. }) => "released",
+                    _ => continue,
+                };
+                note(goal, chore.key);
+            }
+            for job in world.cluster.all_jobs() {
+                let extras = world.cluster.job_extras(job.key);
+                let key = TaskKey(job.key.0.into());
+                if job.terminate_reason.as_deref() == Some("JMComplete") {
+                    note("managed", key);
+                }
+                if JobExtra::auto_pool(extras).is_some() {
+                    note("with an auto pool", key);
+                }
+            }
             for task in world.cluster.all_tasks() {
                 let facts = [
                     task.started.is_some(),
@@ -469,6 +621,7 @@ fn random_histories_reach_the_interesting_places() {
                     matches!(task.ending, Some(Ending::Recall | Ending::Requeue | Ending::Recover)),
                     task.ending == Some(Ending::Lost),
                     task.place == TaskPlace::Dependent,
+                    matches!(task.place, TaskPlace::Preparing { .. }),
                 ];
                 for (goal, _) in goals.iter().zip(facts).filter(|(_, fact)| *fact) {
                     reached.entry(goal).or_default().insert((round, task.key));

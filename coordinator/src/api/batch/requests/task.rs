@@ -116,7 +116,10 @@ fn shown_package(reference: &PackageReference) -> Value {
     shown
 }
 
-fn token(task: &mut Members) -> Result<(Vec<TaskExtra>, Option<(String, Value)>), Error> {
+/// The extra, and the member that shows it.
+type Token = (Vec<TaskExtra>, Option<(String, Value)>);
+
+fn token(task: &mut Members) -> Result<Token, Error> {
     const NAME: &str = "authenticationTokenSettings";
     let mut settings = task.object(NAME);
     let access = settings.as_mut().map(|settings| settings.texts("access")).unwrap_or_default();

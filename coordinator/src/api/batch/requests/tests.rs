@@ -116,9 +116,9 @@ fn pools_are_refused_by_code_and_member() {
         (json!({"enableAutoScale": true}), Code::NotImplemented, "enableAutoScale"),
         (json!({"autoScaleFormula": "$x=1"}), Code::NotImplemented, "autoScaleFormula"),
         (
-            json!({"applicationPackageReferences": [{"applicationId": "a"}]}),
-            Code::NotImplemented,
-            "applicationPackageReferences",
+            json!({"applicationPackageReferences": [{"applicationId": "a", "version": "../1"}]}),
+            Code::InvalidPropertyValue,
+            "applicationPackageReferences[0].version",
         ),
         (
             json!({"certificateReferences": [{"thumbprint": "a", "thumbprintAlgorithm": "sha1"}]}),

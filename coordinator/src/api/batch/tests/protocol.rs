@@ -76,7 +76,7 @@ async fn wrong_paths_and_methods() {
 async fn operations_that_are_not_built_say_their_name() {
     let server = Server::new();
     for (method, target, name) in [
-        ("GET", "/applications", "Application_List"),
+        ("GET", "/poolusagemetrics", "Pool_ListUsageMetrics"),
         ("POST", "/pools/p/removenodes", "Pool_RemoveNodes"),
         ("GET", "/certificates(thumbprintAlgorithm=sha1,thumbprint=ab)", "Certificate_Get"),
         ("POST", "/pools/p/nodes/n/reboot", "ComputeNode_Reboot"),

@@ -89,7 +89,7 @@ fn what_a_client_reads_it_can_send_back() {
     assert_eq!((patch.pool, auto.as_deref()), (None, JobExtra::auto_pool(&extras)));
     // And as the specification of a schedule.
     read.as_object_mut().unwrap().remove("id");
-    let body = json!({"id": "s", "jobSpecification": read});
+    let body = json!({"id": "s", "schedule": {}, "jobSpecification": read});
     assert_eq!(schedule::add(body.to_string().as_bytes()).unwrap().1, extras);
 }
 
@@ -99,7 +99,7 @@ fn a_pool_for_a_schedule_is_made_by_a_schedule() {
     body["poolInfo"]["autoPoolSpecification"]["poolLifetimeOption"] = json!("jobschedule");
     assert_eq!(add(&body).unwrap_err().code, Code::InvalidPropertyValue);
     body.as_object_mut().unwrap().remove("id");
-    let body = json!({"id": "s", "jobSpecification": body});
+    let body = json!({"id": "s", "schedule": {}, "jobSpecification": body});
     let (_, extras) = schedule::add(body.to_string().as_bytes()).unwrap();
     let auto: Option<&AutoPool> = JobExtra::auto_pool(&extras);
     assert_eq!(auto.map(|auto| auto.lifetime), Some(PoolLifetime::JobSchedule));
