@@ -31,7 +31,9 @@ class Applications:
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as made:
             for name, text in files.items():
-                made.writestr(name, text)
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = (0o755 if text.startswith("#!") else 0o644) << 16
+                made.writestr(entry, text)
         path = self.folder / f"{self.unique('zip')}.zip"
         path.write_bytes(content.getvalue())
         return str(path)
