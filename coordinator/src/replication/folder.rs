@@ -135,7 +135,8 @@ impl Folder {
 
     pub fn log_disk(&self) -> Result<log::FolderDisk, Error> {
         let path = self.root.join("raft/log");
-        log::FolderDisk::open(&path).map_err(io_error(&path))
+        let disk = log::FolderDisk::open(&path).map_err(io_error(&path))?;
+        Ok(disk.with_ballast(super::room::ballast(&self.root)))
     }
 
     pub fn snapshots(&self) -> Result<Snapshots, Error> {

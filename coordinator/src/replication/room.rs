@@ -72,9 +72,14 @@ impl Drop for Ballast {
     }
 }
 
+/// Where the ballast of a member's folder lies.
+pub fn ballast(folder: &Path) -> PathBuf {
+    folder.join(BALLAST)
+}
+
 /// Gives up what a process that was killed left lying: on a full disk a start needs the bytes.
 pub fn make_way(folder: &Path) {
-    Ballast { path: folder.join(BALLAST) }.give_up();
+    Ballast { path: ballast(folder) }.give_up();
 }
 
 /// Free bytes and size of the disk below a folder.
@@ -154,7 +159,7 @@ pub async fn watch_disk<C: Types>(
     has_room: watch::Sender<bool>,
     clocks: watch::Receiver<Clocks>,
 ) {
-    let ballast = Ballast { path: folder.join(BALLAST) };
+    let ballast = Ballast { path: ballast(&folder) };
     let mut is_laid = false;
     let metrics = raft.metrics();
     while metrics.has_changed().is_ok() {

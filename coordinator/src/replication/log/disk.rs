@@ -35,13 +35,67 @@ pub trait File: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct FolderDisk {
     folder: PathBuf,
+    /// A file of nothing that gives way when a write finds the disk full.
+    ballast: Option<PathBuf>,
 }
 
 impl FolderDisk {
     /// The folder is created if it is missing.
     pub fn open(folder: &Path) -> io::Result<FolderDisk> {
         create_folder(folder)?;
-        Ok(FolderDisk { folder: folder.to_owned() })
+        Ok(FolderDisk { folder: folder.to_owned(), ballast: None })
+    }
+
+    #[must_use]
+    pub fn with_ballast(self, ballast: PathBuf) -> FolderDisk {
+        FolderDisk { ballast: Some(ballast), ..self }
+    }
+
+    fn file(&self, file: std::fs::File) -> Arc<dyn File> {
+        match &self.ballast {
+            Some(ballast) => Arc::new(GivingWay { file, ballast: ballast.clone() }),
+            None => Arc::new(file),
+        }
+    }
+}
+
+/// A file whose writes take the ballast's bytes if there are no others: whoever watches the disk looks now and then, and
+/// somebody else may have filled it in between.
+#[derive(Debug)]
+struct GivingWay<F> {
+    file: F,
+    ballast: PathBuf,
+}
+
+impl<F: File> File for GivingWay<F> {
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    /// What was written before the disk was full is written again, to the same place.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self.file.write_at(offset, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                if std::fs::remove_file(&self.ballast).is_err() {
+                    return Err(error);
+                }
+                tracing::error!("a write of the log found the disk full, and takes the ballast's bytes");
+                self.file.write_at(offset, bytes)
+            }
+            result => result,
+        }
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.file.truncate(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 }
 
@@ -80,11 +134,11 @@ impl Disk for FolderDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let path = self.folder.join(name);
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?))
+        Ok(self.file(OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.folder.join(name))?))
+        Ok(self.file(OpenOptions::new().read(true).write(true).open(self.folder.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -119,5 +173,60 @@ impl File for std::fs::File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file on a disk that is full as long as the ballast is there.
+    #[derive(Debug)]
+    struct Full {
+        file: std::fs::File,
+        ballast: PathBuf,
+    }
+
+    impl File for Full {
+        fn size(&self) -> io::Result<u64> {
+            self.file.size()
+        }
+
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+            <std::fs::File as File>::read_at(&self.file, offset, into)
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            if self.ballast.exists() {
+                <std::fs::File as File>::write_at(&self.file, offset, &bytes[..bytes.len() / 2])?;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            <std::fs::File as File>::write_at(&self.file, offset, bytes)
+        }
+
+        fn truncate(&self, size: u64) -> io::Result<()> {
+            self.file.truncate(size)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            File::sync(&self.file)
+        }
+    }
+
+    #[test]
+    fn a_write_that_finds_the_disk_full_takes_the_ballasts_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let ballast = folder.path().join("ballast");
+        std::fs::write(&ballast, b"nothing").unwrap();
+        let full = Full { file: tempfile::tempfile().unwrap(), ballast: ballast.clone() };
+        let file = GivingWay { file: full, ballast: ballast.clone() };
+        file.write_at(3, b"entry").unwrap();
+        assert!(!ballast.exists());
+        let mut found = [0; 5];
+        file.read_at(3, &mut found).unwrap();
+        assert_eq!(&found, b"entry");
+        // With nothing left to give up the error stands.
+        std::fs::create_dir(&ballast).unwrap();
+        assert_eq!(file.write_at(3, b"entry").unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }
