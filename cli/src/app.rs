@@ -5,7 +5,7 @@ use crate::members::{Common, client, show};
 use crate::output::{Output, table};
 use anyhow::{Context, ensure};
 use lote_coordinator::api::ops::applications::{CONTAINER, blob_name};
-use lote_shared::model::{ApplicationId, PackageVersion};
+use lote_shared::model::{ApplicationId, PackageReference, PackageVersion};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,18 +79,17 @@ pub fn main(command: App) -> anyhow::Result<ExitCode> {
                 upload(&client, &name, &version, &zip).await?;
                 let path = format!("/lote/applications/{name}/versions/{version}");
                 client.post(&path, &json!({ "isDefault": default })).await?;
-                say(
-                    &common,
-                    json!({ "added": format!("{name}:{version}") }),
-                    &format!("{name}:{version} can be used"),
-                )?;
+                let package = PackageReference { application: name, version: Some(version) };
+                let text = format!("{package} can be used");
+                say(&common, json!({ "added": package.to_string() }), &text)?;
             }
             App::Package(Package::Delete { name, version, common }) => {
                 let client = client(&common)?;
                 client.delete(&format!("/lote/applications/{name}/versions/{version}")).await?;
                 client.delete_blob(CONTAINER, &blob_name(&name, &version)).await?;
-                let text = format!("{name}:{version} is deleted");
-                say(&common, json!({ "deleted": format!("{name}:{version}") }), &text)?;
+                let package = PackageReference { application: name, version: Some(version) };
+                let text = format!("{package} is deleted");
+                say(&common, json!({ "deleted": package.to_string() }), &text)?;
             }
             App::List { common } => {
                 let found = client(&common)?.get("/lote/applications").await?;

@@ -9,7 +9,7 @@
 //! For now tasks run as the user of the worker process, so the whole tree belongs to that user; users of their own
 //! and a mount namespace per node are the matter of `isolation/`.
 
-use lote_shared::model::{JobId, TaskId};
+use lote_shared::model::{JobId, TaskId, task_directory};
 use std::path::{Component, Path, PathBuf};
 
 /// Directories every node root has.
@@ -57,18 +57,14 @@ impl NodeLayout {
     }
 }
 
-/// The path of a task's directory below its node's root.
+/// The path of a task's directory below its node's root; `None` if an id is no valid name.
 pub fn task_path(job_id: &str, task_id: &str) -> Option<String> {
-    JobId::new(job_id).ok()?;
-    TaskId::new(task_id).ok()?;
-    let job = match job_id.split_once(':') {
-        None => format!("{job_id}/job-1"),
-        Some((schedule, run)) if !schedule.is_empty() && !run.is_empty() && !run.contains(':') => {
-            format!("{schedule}/{run}")
-        }
-        Some(_) => return None,
+    let (job, task) = (JobId::new(job_id).ok()?, TaskId::new(task_id).ok()?);
+    let named = match job.as_str().split_once(':') {
+        Some((schedule, run)) => !schedule.is_empty() && !run.is_empty() && !run.contains(':'),
+        None => true,
     };
-    Some(format!("workitems/{job}/{task_id}"))
+    named.then(|| task_directory(&job, &task))
 }
 
 /// A path from a request or a blob's name, made of plain names only: never absolute, never `..`. Empty parts and

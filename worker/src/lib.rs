@@ -32,6 +32,7 @@ mod session;
 #[cfg(test)]
 mod small_disk;
 pub mod swarm;
+mod turns;
 
 pub use session::Coordinator;
 

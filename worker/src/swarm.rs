@@ -7,6 +7,7 @@
 
 use crate::attempt::own::failed;
 use crate::attempt::transfer::Error;
+use crate::turns::Turns;
 use lote_shared::chunks::arriving::Arriving;
 use lote_shared::chunks::fetch::{self, Get, bring};
 use lote_shared::chunks::swarm::{Leave, Puller, serve_pulls};
@@ -15,9 +16,8 @@ use lote_shared::network::rate::Rate;
 use lote_shared::network::{Incoming, Multiaddr, Network, OpenError, Patient, PeerId, Protocol, Stream};
 use lote_shared::protocol::data::{self, StreamError};
 use lote_shared::protocol::swarm::{ADDRESSES_MAX, Request, Response, SOURCES_MAX, Source, Trouble};
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
@@ -58,7 +58,7 @@ pub struct Swarm {
     /// Longest silence of a coordinator, whose disk may be busy.
     idle: Duration,
     room: Arc<Semaphore>,
-    downloads: Arc<Mutex<BTreeMap<ChunkId, Weak<tokio::sync::Mutex<()>>>>>,
+    downloads: Arc<Turns<ChunkId>>,
 }
 
 impl Rates {
@@ -78,7 +78,7 @@ impl Swarm {
             rates,
             idle,
             room: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
-            downloads: Arc::default(),
+            downloads: Arc::new(Turns::new()),
         }
     }
 
@@ -106,7 +106,7 @@ impl Swarm {
     /// Waits for the content's turn, of which there is one at a time, and for room among the downloads.
     pub async fn turn(&self, content: ChunkId) -> Result<Turn<'_>, Error> {
         let stopped = |_| Error::Broken("the worker stops".into());
-        let alone = self.turn_of(content).lock_owned().await;
+        let alone = self.downloads.of(content).lock_owned().await;
         let room = self.room.acquire().await.map_err(stopped)?;
         Ok(Turn { swarm: self, _alone: alone, _room: room })
     }
@@ -122,17 +122,6 @@ impl Swarm {
         let mut addresses = if far.is_empty() { near } else { far };
         addresses.truncate(ADDRESSES_MAX);
         addresses
-    }
-
-    fn turn_of(&self, content: ChunkId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut downloads = self.downloads.lock();
-        downloads.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = downloads.get(&content).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::default();
-        downloads.insert(content, Arc::downgrade(&turn));
-        turn
     }
 }
 

@@ -1,10 +1,9 @@
 //! What a host is sent of attempts that were given to one of its nodes: shared parts once, the rest attempt by attempt.
 //! Pure; whoever has the store adds the cold parts of tasks.
 
-use crate::api::batch::views::task_directory;
 use crate::state::{ChoreKind, Cluster, TaskPlace, TaskRecord};
 use lote_shared::model::{
-    AccountId, AttemptRef, EnvironmentSetting, JobExtra, JobKey, NodeKey, Span, TaskSpec,
+    AccountId, AttemptRef, EnvironmentSetting, JobExtra, JobKey, NodeKey, Span, TaskSpec, task_directory,
 };
 use lote_shared::protocol::host::{JobPart, TaskChunk, TaskLaunch};
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@
 use super::chores::Readiness;
 use super::cluster::{Cluster, Event};
 use super::exits::{FinalEnd, consequence};
-use super::records::{Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
+use super::records::{ChoreKind, Ending, PastOutcome, RecentTask, TaskPlace, TaskRecord};
 use super::reply::{Outcome, Refusal, RefusalCode, Reply};
 use super::step::{RECORDS_MAX, Step};
 use lote_shared::model::{
@@ -174,7 +174,7 @@ impl Cluster {
             task.move_to(place, now);
         });
         if matches!(readiness, Readiness::Needed { .. }) {
-            self.begin_preparation(step, job_key, node_key);
+            self.give_chore(step, job_key, node_key, ChoreKind::Preparation);
         }
         self.turns += 1;
         if let Some(job) = self.jobs.get_mut(&job_key) {

@@ -15,7 +15,7 @@ use super::keys;
 use super::records::{ChoreKind, ChorePlace, ChoreRecord, HostState, TaskPlace};
 use super::step::Step;
 use lote_shared::model::{
-    Attempt, AttemptOutcome, FailureInfo, JobExtra, JobKey, NodeKey, TaskKey, TaskResult,
+    Attempt, AttemptOutcome, FailureInfo, JobExtra, JobKey, NodeKey, TaskKey, TaskResult, Timestamp,
 };
 use lote_shared::protocol::host::{AttemptReport, KillReason, TaskDirectory};
 use std::ops::Bound;
@@ -59,13 +59,17 @@ impl Cluster {
         }
     }
 
-    /// Gives a node the preparation of a job.
-    pub(super) fn begin_preparation(&mut self, step: &mut Step, job: JobKey, node: NodeKey) {
-        self.give_chore(step, job, node, ChoreKind::Preparation);
+    /// Gives out the next attempt of a chore, which need not be there yet, with no retry of it behind it.
+    pub(super) fn give_chore(&mut self, step: &mut Step, job: JobKey, node: NodeKey, kind: ChoreKind) {
+        self.give_chore_again(step, (job, node, kind), (0, None));
     }
 
-    /// Gives out the next attempt of a chore, which need not be there yet.
-    fn give_chore(&mut self, step: &mut Step, job: JobKey, node: NodeKey, kind: ChoreKind) {
+    fn give_chore_again(
+        &mut self,
+        step: &mut Step,
+        (job, node, kind): (JobKey, NodeKey, ChoreKind),
+        (retry_count, last_retry): (u32, Option<Timestamp>),
+    ) {
         let known = self.jobs.get(&job).and_then(|job| job.chores.get(&(kind, node))).copied();
         let Some(place) = self.nodes.get(&node) else { return };
         let Some(boot) = self.hosts.get(&place.record.host).map(|host| host.record.boot) else { return };
@@ -89,8 +93,8 @@ impl Cluster {
             boot,
             place: ChorePlace::Assigned,
             attempt: Attempt(attempt.0.saturating_add(1)),
-            retry_count: 0,
-            last_retry: None,
+            retry_count,
+            last_retry,
             given: step.now,
             started: None,
             ended: None,
@@ -211,13 +215,9 @@ impl Cluster {
         let now = step.now;
         let due = |chore: &&ChoreRecord| matches!(chore.place, ChorePlace::Waiting { until } if until <= now);
         let Some(chore) = self.chores.get(&key).filter(due) else { return };
-        let (job, node, kind) = (chore.job, chore.node, chore.kind);
-        let (retry_count, last_retry) = (chore.retry_count, chore.last_retry);
-        self.give_chore(step, job, node, kind);
-        self.change_chore(step, key, |chore| {
-            chore.retry_count = retry_count;
-            chore.last_retry = last_retry;
-        });
+        let whose = (chore.job, chore.node, chore.kind);
+        let retries = (chore.retry_count, chore.last_retry);
+        self.give_chore_again(step, whose, retries);
     }
 
     fn complete_chore(

@@ -259,8 +259,6 @@ impl Cluster {
         step.event(Event::PoolChanged(key));
         self.meta.last_etag = version.etag;
         self.start_pool_cursor(step, key, Work::PoolDelete);
-        // Without nodes it goes at once.
-        step.pools.insert(key);
         version
     }
 

@@ -45,6 +45,23 @@ impl Cluster {
         Ok(Outcome::TasksAdded(results))
     }
 
+    /// Whether the job can take such a task.
+    fn check_task(
+        &self,
+        job: JobKey,
+        task: &TaskAdd,
+        ties: Option<&TaskTies>,
+        extras: &[TaskExtra],
+    ) -> Result<(), Refusal> {
+        let job = self.jobs.get(&job).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
+        if job.tasks.contains_key(&task.spec.id) {
+            return Err(RefusalCode::TaskExists.into());
+        }
+        job.check_task_id(&task.spec.id)?;
+        self.check_packages(job.record.account, TaskExtra::packages(extras))?;
+        ties.map_or(Ok(()), |ties| check_ties(&job.record, ties))
+    }
+
     pub(super) fn add_task(
         &mut self,
         step: &mut Step,
@@ -54,20 +71,8 @@ impl Cluster {
         extras: &[TaskExtra],
     ) -> Result<Version, Refusal> {
         let affinity = self.named_node(job_key, &task.spec.affinity_id);
+        self.check_task(job_key, task, ties, extras)?;
         let job = self.jobs.get_mut(&job_key).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
-        if job.tasks.contains_key(&task.spec.id) {
-            return Err(RefusalCode::TaskExists.into());
-        }
-        job.check_task_id(&task.spec.id)?;
-        let packages = TaskExtra::packages(extras);
-        if !packages.is_empty() {
-            let account = job.record.account;
-            self.check_packages(account, packages)?;
-        }
-        let job = self.jobs.get_mut(&job_key).ok_or_else(|| Refusal::new(RefusalCode::JobNotFound))?;
-        if let Some(ties) = ties {
-            check_ties(&job.record, ties)?;
-        }
         let account = job.record.account;
         let constraints = task.constraints(&job.record.constraints);
         self.meta.last_task = self.meta.last_task.next();

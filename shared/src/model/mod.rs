@@ -42,6 +42,6 @@ pub use pool::{
 pub use schedule::{Recurrence, ScheduleCold, ScheduleSpec, ScheduleState};
 pub use task::{
     AttemptOutcome, AutoUserScope, ElevationLevel, EnvironmentSetting, FailureCategory, FailureInfo,
-    MetadataItem, TaskConstraints, TaskResult, TaskSpec, TaskState, UserIdentity,
+    MetadataItem, TaskConstraints, TaskResult, TaskSpec, TaskState, UserIdentity, task_directory,
 };
 pub use time::Timestamp;

@@ -2,8 +2,16 @@
 
 use super::duration::Span;
 use super::file::{OutputFile, ResourceFile};
-use super::ids::TaskId;
+use super::ids::{JobId, TaskId};
 use serde::{Deserialize, Serialize};
+
+/// Directory of a task below its node's root (`files-and-storage.md` §1). Jobs of a schedule lie under its id.
+pub fn task_directory(job: &JobId, task: &TaskId) -> String {
+    match job.as_str().split_once(':') {
+        Some((schedule, run)) => format!("workitems/{schedule}/{run}/{task}"),
+        None => format!("workitems/{job}/job-1/{task}"),
+    }
+}
 
 /// A name and its value in a process environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

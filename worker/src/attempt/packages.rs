@@ -5,14 +5,12 @@
 
 use super::transfer::{Retries, Source, retrying};
 use crate::layout::inside;
+use crate::turns::Turns;
 use lote_shared::model::{ApplicationId, FailureInfo, PackageReference, PackageVersion, package_directory};
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Weak};
 use zip::ZipArchive;
 use zip::read::ZipFile;
 
@@ -23,21 +21,8 @@ const LINK_MAX: u64 = 4_096;
 /// The mode of files of which the zip says none, so that programs run.
 const FILE_MODE: u32 = 0o755;
 
-type Turns = Mutex<BTreeMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>;
-
 /// Whose turn it is, by directory. One of a process.
-static TURNS: Turns = Mutex::new(BTreeMap::new());
-
-fn turn(target: &Path) -> Arc<tokio::sync::Mutex<()>> {
-    let mut turns = TURNS.lock();
-    turns.retain(|_, turn| turn.strong_count() > 0);
-    if let Some(turn) = turns.get(target).and_then(Weak::upgrade) {
-        return turn;
-    }
-    let turn = Arc::default();
-    turns.insert(target.to_owned(), Arc::downgrade(&turn));
-    turn
-}
+static TURNS: Turns<PathBuf> = Turns::new();
 
 /// Why a package is not there.
 pub fn failure(reference: &PackageReference, message: impl Into<String>) -> FailureInfo {
@@ -55,8 +40,7 @@ pub async fn deploy(
 ) -> Result<(), FailureInfo> {
     let reference = PackageReference { application: application.clone(), version: Some(version.clone()) };
     let target = root.join(package_directory(application, version));
-    let turn = turn(&target);
-    let _turn = turn.lock().await;
+    let _turn = TURNS.of(target.clone()).lock_owned().await;
     let failed = |error: String| failure(&reference, format!("the package could not be laid down: {error}"));
     if tokio::fs::try_exists(&target).await.map_err(|error| failed(error.to_string()))? {
         return Ok(());

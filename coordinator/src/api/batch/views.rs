@@ -98,14 +98,6 @@ pub struct NodeView {
     pub software: String,
 }
 
-/// Directory of a task below its node's root (`files-and-storage.md` §1). Jobs of a schedule lie under its id.
-pub fn task_directory(job: &JobId, task: &TaskId) -> String {
-    match job.as_str().split_once(':') {
-        Some((schedule, run)) => format!("workitems/{schedule}/{run}/{task}"),
-        None => format!("workitems/{job}/job-1/{task}"),
-    }
-}
-
 impl TaskView {
     pub fn state(&self) -> TaskState {
         self.record.state()

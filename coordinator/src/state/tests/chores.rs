@@ -36,6 +36,29 @@ fn world(nodes: u32, slots: u16) -> (World, Vec<NodeKey>) {
     (w, nodes)
 }
 
+/// A node with the preparation of the job for its one task, which is preparing.
+fn preparing_world() -> (World, NodeKey, TaskKey) {
+    let (mut w, nodes) = world(1, 1);
+    let a = w.task("j", "a");
+    w.assign(nodes[0], &[a]);
+    (w, nodes[0], a)
+}
+
+/// The same once the preparation has succeeded.
+fn prepared_world() -> (World, NodeKey, TaskKey) {
+    let (mut w, node, a) = preparing_world();
+    prepare(&mut w, node, 0);
+    (w, node, a)
+}
+
+/// The same once the job was terminated and its release is out.
+fn releasing_world() -> (World, NodeKey) {
+    let (mut w, node, _) = prepared_world();
+    w.terminate("j").unwrap();
+    w.obey();
+    (w, node)
+}
+
 fn find(w: &World, node: NodeKey, kind: ChoreKind) -> Option<ChoreRecord> {
     w.cluster.all_chores().find(|chore| chore.node == node && chore.kind == kind).cloned()
 }
@@ -228,42 +251,36 @@ fn spec_e_pr6_a_reboot_has_it_run_again_if_so_wished() {
 
 #[test]
 fn a_reboot_lifts_the_bar() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 1);
+    let (mut w, node, a) = preparing_world();
+    prepare(&mut w, node, 1);
     w.join("p-host-0", 4, 2);
-    w.ready(nodes[0]);
-    w.assign(nodes[0], &[a]);
-    assert_eq!(prepared(&w, nodes[0]).place, ChorePlace::Assigned);
+    w.ready(node);
+    w.assign(node, &[a]);
+    assert_eq!(prepared(&w, node).place, ChorePlace::Assigned);
 }
 
 #[test]
 fn a_lost_node_gives_back_what_waited_for_its_preparation() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    let host = w.node(nodes[0]).host;
+    let (mut w, node, a) = preparing_world();
+    let host = w.node(node).host;
     w.ok(Action::HostLost { host });
     w.obey();
     assert_eq!(w.record(a).place, TaskPlace::Ready);
-    assert_eq!(prepared(&w, nodes[0]).place, ChorePlace::Gone);
+    assert_eq!(prepared(&w, node).place, ChorePlace::Gone);
     // What it says later of the old attempt changes nothing.
-    let old = prepared(&w, nodes[0]);
+    let old = prepared(&w, node);
     end_chore(&mut w, &old, exited(0));
-    assert_eq!(prepared(&w, nodes[0]).place, ChorePlace::Gone);
+    assert_eq!(prepared(&w, node).place, ChorePlace::Gone);
     reloads(&w);
 }
 
 #[test]
 fn an_older_attempt_of_a_preparation_changes_nothing() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    let first = prepared(&w, nodes[0]);
+    let (mut w, node, a) = preparing_world();
+    let first = prepared(&w, node);
     w.join("p-host-0", 4, 2);
-    w.ready(nodes[0]);
-    w.assign(nodes[0], &[a]);
+    w.ready(node);
+    w.assign(node, &[a]);
     end_chore(&mut w, &first, exited(0));
     assert!(matches!(w.record(a).place, TaskPlace::Preparing { launched: false, .. }));
 }
@@ -271,48 +288,38 @@ fn an_older_attempt_of_a_preparation_changes_nothing() {
 #[test]
 fn spec_e_pr9_pr10_how_a_release_ends_does_not_matter_to_its_job() {
     for outcome in [exited(1), AttemptOutcome::WallClock { exit_code: Some(143) }] {
-        let (mut w, nodes) = world(1, 1);
-        let a = w.task("j", "a");
-        w.assign(nodes[0], &[a]);
-        prepare(&mut w, nodes[0], 0);
-        w.terminate("j").unwrap();
-        w.obey();
-        let chore = released(&w, nodes[0]);
+        let (mut w, node) = releasing_world();
+        let chore = released(&w, node);
         end_chore(&mut w, &chore, outcome);
         let job = w.job_record("j");
         assert_eq!(
             (job.state, job.terminate_reason.as_deref()),
             (JobState::Completed, Some("UserTerminate"))
         );
-        assert_eq!(released(&w, nodes[0]).place, ChorePlace::Completed { result: TaskResult::Failure });
+        assert_eq!(released(&w, node).place, ChorePlace::Completed { result: TaskResult::Failure });
     }
 }
 
 #[test]
 fn spec_e_pr11_disable_runs_no_release_and_keeps_what_is_prepared() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
+    let (mut w, node, a) = preparing_world();
     w.disable("j", DisableTasks::Requeue).unwrap();
     assert_eq!(w.record(a).place, TaskPlace::Ready, "what has not been sent is back at once");
     assert_eq!(w.job_record("j").state, JobState::Disabled);
-    prepare(&mut w, nodes[0], 0);
+    prepare(&mut w, node, 0);
     assert!(launched(&mut w).iter().all(|attempt| attempt.task != a));
     w.enable("j").unwrap();
-    w.run(nodes[0], a);
-    assert_eq!(prepared(&w, nodes[0]).attempt, Attempt(1));
-    assert!(find(&w, nodes[0], ChoreKind::Release).is_none());
+    w.run(node, a);
+    assert_eq!(prepared(&w, node).attempt, Attempt(1));
+    assert!(find(&w, node, ChoreKind::Release).is_none());
 }
 
 #[test]
 fn spec_e_pr12_a_node_that_went_is_not_released_and_still_listed() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 0);
-    w.ok(Action::NodeRevoke { node: nodes[0], option: DeallocationOption::Requeue });
+    let (mut w, node, _) = prepared_world();
+    w.ok(Action::NodeRevoke { node, option: DeallocationOption::Requeue });
     w.obey();
-    assert!(w.cluster.node(nodes[0]).is_none());
+    assert!(w.cluster.node(node).is_none());
     w.terminate("j").unwrap();
     w.obey();
     assert_eq!(w.job_record("j").state, JobState::Completed);
@@ -324,15 +331,12 @@ fn spec_e_pr12_a_node_that_went_is_not_released_and_still_listed() {
 #[test]
 fn spec_e_pr13_j16_a_job_that_is_deleted_runs_its_release_once_and_takes_everything_along() {
     for terminated in [false, true] {
-        let (mut w, nodes) = world(1, 1);
-        let a = w.task("j", "a");
-        w.assign(nodes[0], &[a]);
-        prepare(&mut w, nodes[0], 0);
-        w.report(nodes[0], w.record(a).attempt_ref(), true, None);
+        let (mut w, node, a) = prepared_world();
+        w.report(node, w.record(a).attempt_ref(), true, None);
         if terminated {
             w.terminate("j").unwrap();
             w.obey();
-            let chore = released(&w, nodes[0]);
+            let chore = released(&w, node);
             end_chore(&mut w, &chore, exited(0));
             assert_eq!(w.job_record("j").state, JobState::Completed);
         }
@@ -340,9 +344,9 @@ fn spec_e_pr13_j16_a_job_that_is_deleted_runs_its_release_once_and_takes_everyth
         w.obey();
         if !terminated {
             assert_eq!(w.job_record("j").state, JobState::Deleting);
-            assert_eq!(released(&w, nodes[0]).attempt, Attempt(1));
+            assert_eq!(released(&w, node).attempt, Attempt(1));
             reloads(&w);
-            let chore = released(&w, nodes[0]);
+            let chore = released(&w, node);
             end_chore(&mut w, &chore, exited(0));
             w.obey();
         }
@@ -354,17 +358,12 @@ fn spec_e_pr13_j16_a_job_that_is_deleted_runs_its_release_once_and_takes_everyth
 
 #[test]
 fn spec_j_j15_a_job_deleted_while_it_releases_does_not_release_twice() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 0);
-    w.terminate("j").unwrap();
-    w.obey();
+    let (mut w, node) = releasing_world();
     let add = w.act(Action::TasksAdd { job: job_id("j"), tasks: vec![task_add("late")] });
     assert_eq!(code(add), RefusalCode::JobBeingTerminated);
     w.delete("j").unwrap();
     w.obey();
-    let chore = released(&w, nodes[0]);
+    let chore = released(&w, node);
     assert_eq!(chore.attempt, Attempt(1));
     end_chore(&mut w, &chore, exited(0));
     w.obey();
@@ -373,14 +372,9 @@ fn spec_j_j15_a_job_deleted_while_it_releases_does_not_release_twice() {
 
 #[test]
 fn spec_e_pr15_a_release_runs_again_on_a_node_that_was_started_anew() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 0);
-    w.terminate("j").unwrap();
-    w.obey();
+    let (mut w, node) = releasing_world();
     w.join("p-host-0", 4, 2);
-    let chore = released(&w, nodes[0]);
+    let chore = released(&w, node);
     assert_eq!((chore.attempt, chore.place), (Attempt(2), ChorePlace::Assigned));
     end_chore(&mut w, &chore, exited(0));
     assert_eq!(w.job_record("j").state, JobState::Completed);
@@ -388,13 +382,8 @@ fn spec_e_pr15_a_release_runs_again_on_a_node_that_was_started_anew() {
 
 #[test]
 fn a_release_is_given_up_with_the_lease_of_its_host() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 0);
-    w.terminate("j").unwrap();
-    w.obey();
-    let host = w.node(nodes[0]).host;
+    let (mut w, node) = releasing_world();
+    let host = w.node(node).host;
     w.ok(Action::HostLost { host });
     w.obey();
     assert_eq!(w.job_record("j").state, JobState::Completed);
@@ -402,29 +391,24 @@ fn a_release_is_given_up_with_the_lease_of_its_host() {
 
 #[test]
 fn a_job_that_ends_ends_its_preparations_and_does_not_release_there() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
+    let (mut w, node, _) = preparing_world();
     w.terminate("j").unwrap();
     let kills: Vec<_> =
         w.events.iter().filter(|event| matches!(event, Event::Kill { .. })).cloned().collect();
     assert_eq!(kills.len(), 1, "the preparation, and not the task that never left: {kills:?}");
     w.obey();
     assert_eq!(w.job_record("j").state, JobState::Completed);
-    assert_eq!(prepared(&w, nodes[0]).failure.unwrap().code, "TaskEnded");
-    assert!(find(&w, nodes[0], ChoreKind::Release).is_none());
+    assert_eq!(prepared(&w, node).failure.unwrap().code, "TaskEnded");
+    assert!(find(&w, node, ChoreKind::Release).is_none());
 }
 
 #[test]
 fn a_forced_end_does_not_wait_for_releases() {
-    let (mut w, nodes) = world(1, 1);
-    let a = w.task("j", "a");
-    w.assign(nodes[0], &[a]);
-    prepare(&mut w, nodes[0], 0);
+    let (mut w, node, _) = prepared_world();
     let condition = Condition::default();
     w.ok(Action::JobTerminate { job: job_id("j"), condition, reason: None, force: true });
     assert_eq!(w.job_record("j").state, JobState::Completed);
-    assert!(released(&w, nodes[0]).is_open(), "it runs all the same");
+    assert!(released(&w, node).is_open(), "it runs all the same");
 }
 
 #[test]

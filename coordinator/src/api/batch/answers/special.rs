@@ -3,11 +3,11 @@
 
 use super::{environment, failure_info, pool, resource_files, result_text, task, user_identity};
 use crate::api::batch::json::Object;
-use crate::api::batch::views::{ChoreView, PreparedView, task_directory};
+use crate::api::batch::views::{ChoreView, PreparedView};
 use crate::state::{ChorePlace, ChoreRecord};
 use lote_shared::model::{
     AutoPool, FailureInfo, JobExtra, ManagerTask, PoolId, PoolLifetime, PreparationTask, ReleaseTask,
-    TaskConstraints, TaskResult, TaskSpec,
+    TaskConstraints, TaskResult, TaskSpec, task_directory,
 };
 
 /// The tasks among them.

@@ -2,9 +2,9 @@
 
 use super::{environment, failure_info, resource_files, result_text, ties, user_identity};
 use crate::api::batch::json::{Object, Select};
-use crate::api::batch::views::{Place, WholeTask, task_directory};
+use crate::api::batch::views::{Place, WholeTask};
 use crate::state::{TaskPlace, TaskRecord};
-use lote_shared::model::{OutputFile, TaskResult, TaskSpec, UploadCondition};
+use lote_shared::model::{OutputFile, TaskResult, TaskSpec, UploadCondition, task_directory};
 
 /// Members that only the cold part of a task has.
 const COLD: [&str; 7] = [

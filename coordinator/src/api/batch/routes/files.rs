@@ -9,11 +9,10 @@ use crate::api::batch::files::Listing;
 use crate::api::batch::lookup;
 use crate::api::batch::requests::parts::stays_inside;
 use crate::api::batch::response::{Answer, Body, row};
-use crate::api::batch::views::task_directory;
 use crate::api::odata::{Field, Kind, Operators};
 use crate::state::{Cluster, TaskPlace};
 use futures::StreamExt;
-use lote_shared::model::NodeKey;
+use lote_shared::model::{NodeKey, task_directory};
 use lote_shared::protocol::files::{Error as FileError, Properties};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
