@@ -32,7 +32,6 @@ mod session;
 #[cfg(test)]
 mod small_disk;
 pub mod swarm;
-mod turns;
 
 pub use session::Coordinator;
 

@@ -7,7 +7,6 @@
 
 use crate::attempt::own::failed;
 use crate::attempt::transfer::Error;
-use crate::turns::Turns;
 use lote_shared::chunks::arriving::Arriving;
 use lote_shared::chunks::fetch::{self, Get, bring};
 use lote_shared::chunks::swarm::{Leave, Puller, serve_pulls};
@@ -16,6 +15,7 @@ use lote_shared::network::rate::Rate;
 use lote_shared::network::{Incoming, Multiaddr, Network, OpenError, Patient, PeerId, Protocol, Stream};
 use lote_shared::protocol::data::{self, StreamError};
 use lote_shared::protocol::swarm::{ADDRESSES_MAX, Request, Response, SOURCES_MAX, Source, Trouble};
+use lote_shared::turns::Turns;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

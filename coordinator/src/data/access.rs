@@ -2,7 +2,7 @@
 
 use crate::api::auth::blob::{self as auth, Access, Level, Verdict};
 use crate::api::blob::BlobApi;
-use crate::api::blob::address::{self, Address, Hints};
+use crate::api::blob::address::{self, Address, Hints, Parts};
 use crate::api::blob::operation::Operation;
 use actix_web::http::header::HeaderMap;
 use lote_shared::model::AccountId;
@@ -22,14 +22,13 @@ pub struct Target {
 
 /// Checks the signature in the URL's query for one operation. `peer` is where the caller connects from, for
 /// signatures that are bound to addresses. The way between members is encrypted and counts as https.
-pub fn open(api: &BlobApi, url: &str, operation: Operation, peer: Option<IpAddr>) -> Result<Target, Error> {
-    let (_, rest) = url.split_once("://").ok_or(Error::NotOurs)?;
-    let rest = rest.split('#').next().unwrap_or_default();
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (host, path) = match place.find('/') {
-        Some(at) => place.split_at(at),
-        None => (place, "/"),
-    };
+pub async fn open(
+    api: &BlobApi,
+    url: &str,
+    operation: Operation,
+    peer: Option<IpAddr>,
+) -> Result<Target, Error> {
+    let Parts { host, path, query, .. } = address::split(url).ok_or(Error::NotOurs)?;
     let hints = Hints { host: Some(host), claimed: None, default: &api.default_account };
     let is_account = |name: &str| api.backend.account(name).is_some();
     let Address { account, container, blob } = address::locate(path, hints, is_account)
@@ -48,15 +47,18 @@ pub fn open(api: &BlobApi, url: &str, operation: Operation, peer: Option<IpAddr>
         peer,
     };
     let denied = |denied: auth::Denied| Error::Denied(denied.to_string());
-    let access: Access = auth::authorise(&request, &keys.keys, (api.clock)()).map_err(denied)?;
-    let needs = operation.needs();
-    let verdict = access.check(needs).map_err(denied)?;
-    let level_fits = match needs.level {
-        Level::Service => container.is_none(),
-        Level::Container => container.is_some() && blob.is_none(),
-        Level::Blob => blob.is_some(),
+    let policy = api.policy(keys.id, container.as_deref(), query).await;
+    let policy = policy.map_err(|error| Error::Busy(error.to_string()))?;
+    let access: Access =
+        auth::authorise(&request, &keys.keys, policy.as_ref(), (api.clock)()).map_err(denied)?;
+    let level = match (&container, &blob) {
+        (None, _) => Level::Service,
+        (_, None) => Level::Container,
+        _ => Level::Blob,
     };
-    if !level_fits
+    let needs = operation.needs(level);
+    let verdict = access.check(needs).map_err(denied)?;
+    if level != needs.level
         || container.as_deref().is_some_and(|name| !address::is_container_name(name))
         || blob.as_deref().is_some_and(|name| !address::is_blob_name(name))
     {

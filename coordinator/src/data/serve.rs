@@ -141,7 +141,7 @@ impl Server<'_> {
     }
 
     async fn resolve(&self, url: &str) -> Result<Response, Error> {
-        let target = access::open(self.api, url, Operation::GetBlob, self.caller.address)?;
+        let target = access::open(self.api, url, Operation::GetBlob, self.caller.address).await?;
         self.linearize().await?;
         let found = self.api.backend.read(|blobs| {
             blobs.blob(target.account, &target.container, &target.blob).map(blob_of).map_err(refused)
@@ -150,7 +150,7 @@ impl Server<'_> {
     }
 
     async fn list(&self, url: &str, prefix: &str, from: &str, max: u32) -> Result<Response, Error> {
-        let target = access::open(self.api, url, Operation::ListBlobs, self.caller.address)?;
+        let target = access::open(self.api, url, Operation::ListBlobs, self.caller.address).await?;
         self.linearize().await?;
         let max = max.clamp(1, LIST_MAX) as usize;
         let found = self.api.backend.read(|blobs| {
@@ -175,7 +175,7 @@ impl Server<'_> {
         producer: Option<Producer>,
     ) -> Result<Response, Error> {
         let Target { account, container, blob, only_if_new } =
-            access::open(self.api, url, Operation::PutBlob, self.caller.address)?;
+            access::open(self.api, url, Operation::PutBlob, self.caller.address).await?;
         let headers = checked_headers(headers)?;
         check_metadata(&metadata)?;
         let store = self.api.chunks.clone();

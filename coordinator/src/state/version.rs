@@ -35,9 +35,11 @@ impl ClusterVersion {
     /// What jobs and tasks have beyond their specs: auto pools, manager, preparation and release tasks, tokens,
     /// application packages.
     pub const V3: ClusterVersion = ClusterVersion(3);
+    /// Stored access policies, append blobs, and copies that say what they are copies of.
+    pub const V4: ClusterVersion = ClusterVersion(4);
     /// Of a build for tests, which is to be told from this one by what it does: ETags go up by two, and a command.
     #[cfg(feature = "next-version")]
-    pub const NEXT: ClusterVersion = ClusterVersion(4);
+    pub const NEXT: ClusterVersion = ClusterVersion(5);
 }
 
 impl Default for ClusterVersion {
@@ -56,7 +58,7 @@ impl fmt::Display for ClusterVersion {
 pub const OLDEST: ClusterVersion = ClusterVersion::V1;
 /// The last one.
 #[cfg(not(feature = "next-version"))]
-pub const NEWEST: ClusterVersion = ClusterVersion::V3;
+pub const NEWEST: ClusterVersion = ClusterVersion::V4;
 #[cfg(feature = "next-version")]
 pub const NEWEST: ClusterVersion = ClusterVersion::NEXT;
 

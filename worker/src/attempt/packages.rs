@@ -5,8 +5,8 @@
 
 use super::transfer::{Retries, Source, retrying};
 use crate::layout::inside;
-use crate::turns::Turns;
 use lote_shared::model::{ApplicationId, FailureInfo, PackageReference, PackageVersion, package_directory};
+use lote_shared::turns::Turns;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};

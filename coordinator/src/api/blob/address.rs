@@ -24,6 +24,28 @@ pub struct Hints<'a> {
     pub default: &'a str,
 }
 
+/// The parts of a URL, none of them decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    pub scheme: &'a str,
+    pub host: &'a str,
+    /// Begins with `/`.
+    pub path: &'a str,
+    pub query: &'a str,
+}
+
+/// Takes a URL apart; `None` if it is none. Nothing is normalised: a name may hold `..`.
+pub fn split(url: &str) -> Option<Parts<'_>> {
+    let (scheme, rest) = url.split_once("://")?;
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (host, path) = match place.find('/') {
+        Some(at) => place.split_at(at),
+        None => (place, "/"),
+    };
+    Some(Parts { scheme, host, path, query })
+}
+
 /// Splits the raw path and only then decodes, so that `%2F` in a blob's name is a `/` of that name.
 ///
 /// `ACCOUNT.blob.DOMAIN` names its account. Otherwise the first segment is the account if the credentials claim it

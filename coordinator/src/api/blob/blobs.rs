@@ -1,23 +1,26 @@
 //! Operations on blobs, without block lists.
 
-use super::body::Body;
+use super::body::{Body, Stored};
 use super::call::Call;
 use super::error::{Code, Error};
 use super::range;
 use super::respond::{self, BlobFacts};
+use super::sums::{Sums, Wanted};
 use crate::state::blobs::{BlobAction, Unmet, check};
 use crate::state::reply::Version;
 use crate::state::{Condition, Outcome};
 use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
 use lote_shared::chunks::{Manifest, read};
+use std::ops::Range;
 
 /// Largest body of Put Blob: 5 000 MiB.
-const PUT_MAX: u64 = 5_000 * 1024 * 1024;
+pub const PUT_MAX: u64 = 5_000 * 1024 * 1024;
+
+/// Longest range that is sent with its checksum.
+const SUMMED_MAX: u64 = 4 * 1024 * 1024;
 
 /// Refuses early what the state would refuse after the whole body has come: a container that is missing, and a
 /// condition that does not hold. The state has the last word.
@@ -41,13 +44,12 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
     let condition = call.write_condition()?;
     let mut headers = call.stored_headers(true)?;
     let metadata = call.metadata()?;
-    let expected = call.md5("content-md5")?;
+    let expected = Sums::of_body(call)?;
     check_target(call, Some(&condition)).await?;
-    let (content, md5) = body.store(call.api, call.content_length(), PUT_MAX, true).await?;
-    if expected.is_some() && expected != md5 {
-        return Err(Code::Md5Mismatch.into());
-    }
-    headers.content_md5 = headers.content_md5.or(md5);
+    let wanted = Wanted { md5: true, ..expected.wanted() };
+    let Stored { content, sums } = body.store(call.api, call.content_length(), PUT_MAX, wanted).await?;
+    expected.check(&sums)?;
+    headers.content_md5 = headers.content_md5.or(sums.md5);
     let action = BlobAction::Put {
         container: call.container.clone(),
         blob: call.blob.clone(),
@@ -59,9 +61,7 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
     };
     let outcome = call.propose(action).await?;
     let mut response = respond::written(StatusCode::CREATED, version_of(&outcome));
-    if let Some(md5) = md5 {
-        respond::set(response.headers_mut(), "content-md5", &STANDARD.encode(md5));
-    }
+    sums.write(response.headers_mut());
     Ok(response)
 }
 
@@ -98,6 +98,9 @@ pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
     })?;
     let part = range.is_some();
     let bytes = range.unwrap_or(0..size);
+    if let Some(wanted) = sums_of_range(call) {
+        return summed_range(call, &facts, content, part.then_some(bytes), wanted).await;
+    }
     let status = if part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let length = bytes.end - bytes.start;
     let stream = read::stream(call.api.chunks.clone(), content, bytes.clone());
@@ -108,9 +111,47 @@ pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
     let headers = response.headers_mut();
     facts.write(headers, call.overrides(), part);
     if part {
-        let range = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-        respond::set(headers, "content-range", &range);
+        respond::set(headers, "content-range", &content_range(&bytes, size));
     }
+    Ok(response)
+}
+
+fn content_range(bytes: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1)
+}
+
+/// What `x-ms-range-get-content-…` asks for.
+fn sums_of_range(call: &Call) -> Option<Wanted> {
+    let asks = |name: &str| call.header(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let wanted =
+        Wanted { md5: asks("x-ms-range-get-content-md5"), crc64: asks("x-ms-range-get-content-crc64") };
+    (wanted != Wanted::default()).then_some(wanted)
+}
+
+/// A short range with its sums, which come before it.
+async fn summed_range(
+    call: &Call<'_>,
+    facts: &BlobFacts,
+    content: Manifest,
+    range: Option<Range<u64>>,
+    wanted: Wanted,
+) -> Result<HttpResponse, Error> {
+    let Some(bytes) = range.filter(|range| range.end - range.start <= SUMMED_MAX) else {
+        let why = "Checksums of a range need a range of at most 4 MiB.";
+        return Err(Error::new(Code::OutOfRangeInput).because(why));
+    };
+    let stream = read::stream(call.api.chunks.clone(), content, bytes.clone());
+    let body = stream.try_fold(Vec::new(), |mut all, piece| async move {
+        all.extend_from_slice(&piece);
+        Ok(all)
+    });
+    let body = body.await?;
+    let sums = Sums::of(&body, wanted);
+    let mut response = HttpResponse::PartialContent().body(body);
+    let headers = response.headers_mut();
+    facts.write(headers, call.overrides(), true);
+    respond::set(headers, "content-range", &content_range(&bytes, facts.length));
+    sums.write(headers);
     Ok(response)
 }
 
@@ -118,7 +159,7 @@ pub async fn properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
     let (facts, _) = find(call).await?;
     // The length of a body that is not sent.
     let nothing = futures::stream::empty::<Result<bytes::Bytes, std::io::Error>>();
-    let is_head = call.request.method() == actix_web::http::Method::HEAD;
+    let is_head = call.head.method == "HEAD";
     let length = if is_head { facts.length } else { 0 };
     let mut response = HttpResponse::Ok().body(SizedStream::new(length, nothing));
     let headers = response.headers_mut();

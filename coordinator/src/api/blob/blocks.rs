@@ -4,11 +4,13 @@
 //! state refuses and the list is composed again (`docs/decisions/0003-blob-extents.md`).
 
 use super::blobs::{check_target, version_of};
-use super::body::Body;
+use super::body::{Body, Stored};
 use super::call::Call;
 use super::containers::xml_body;
+use super::copy;
 use super::error::{Code, Error};
 use super::respond;
+use super::sums::Sums;
 use super::xml::{self, Source};
 use crate::state::RefusalCode;
 use crate::state::blobs::{BlobAction, Composed};
@@ -20,7 +22,6 @@ use base64::engine::general_purpose::STANDARD;
 use lote_shared::chunks::compose::{Part, compose};
 use lote_shared::chunks::{ChunkStore, FileWriter, Manifest, read};
 use lote_shared::protocol::codec;
-use md5::{Digest, Md5};
 use std::collections::BTreeMap;
 
 /// Largest block: 4 000 MiB.
@@ -40,23 +41,35 @@ const ATTEMPTS_MAX: usize = 5;
 type BlockLengths = Vec<(String, u64)>;
 
 pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error> {
+    let id = block_id(call)?;
+    let expected = Sums::of_body(call)?;
+    check_target(call, None).await?;
+    let stored = body.store(call.api, call.content_length(), BLOCK_MAX, expected.wanted()).await?;
+    expected.check(&stored.sums)?;
+    stage(call, id, stored).await
+}
+
+pub async fn put_from_url(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let id = block_id(call)?;
+    check_target(call, None).await?;
+    let source = copy::bring(call, call.header("x-ms-source-range"), BLOCK_MAX).await?;
+    stage(call, id, source.stored).await
+}
+
+fn block_id(call: &Call) -> Result<String, Error> {
     let id = call.query("blockid").unwrap_or_default();
     if !STANDARD.decode(id).is_ok_and(|bytes| (1..=ID_MAX).contains(&bytes.len())) {
         let why = "blockid must be base64 of 1 to 64 bytes.";
         return Err(Error::new(Code::InvalidQueryParameterValue).because(why));
     }
-    let expected = call.md5("content-md5")?;
-    check_target(call, None).await?;
-    let (content, md5) = body.store(call.api, call.content_length(), BLOCK_MAX, expected.is_some()).await?;
-    if expected != md5 {
-        return Err(Code::Md5Mismatch.into());
-    }
+    Ok(id.to_owned())
+}
+
+async fn stage(call: &Call<'_>, id: String, stored: Stored) -> Result<HttpResponse, Error> {
     let (container, blob) = (call.container.clone(), call.blob.clone());
-    call.propose(BlobAction::Stage { container, blob, id: id.to_owned(), content }).await?;
+    call.propose(BlobAction::Stage { container, blob, id, content: stored.content }).await?;
     let mut response = respond::written(StatusCode::CREATED, None);
-    if let Some(md5) = md5 {
-        respond::set(response.headers_mut(), "content-md5", &STANDARD.encode(md5));
-    }
+    stored.sums.write(response.headers_mut());
     Ok(response)
 }
 
@@ -80,11 +93,9 @@ pub async fn commit(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Er
     let condition = call.write_condition()?;
     let headers = call.stored_headers(false)?;
     let metadata = call.metadata()?;
-    let expected = call.md5("content-md5")?;
+    let expected = Sums::of_body(call)?;
     let text = body.read(LIST_BODY_MAX).await?;
-    if expected.is_some_and(|expected| expected != <[u8; 16]>::from(Md5::digest(&text))) {
-        return Err(Code::Md5Mismatch.into());
-    }
+    expected.check(&Sums::of(&text, expected.wanted()))?;
     let wanted = xml::parse_block_list(&text)?;
     check_target(call, Some(&condition)).await?;
     for _ in 0..ATTEMPTS_MAX {

@@ -1,11 +1,14 @@
-//! The body of a request as it comes in.
+//! The body of a request as it comes in, or that of a source from which a blob is copied.
 
 use super::BlobApi;
 use super::error::{Code, Error};
+use super::sums::{Sums, Wanted};
 use actix_web::web::Payload;
-use futures::StreamExt;
-use lote_shared::chunks::{CHUNK, Manifest, Tap, Upload};
-use md5::{Digest, Md5};
+use bytes::Bytes;
+use futures::stream::LocalBoxStream;
+use futures::{Stream, StreamExt};
+use lote_shared::chunks::{CHUNK, Manifest, Upload};
+use std::fmt::Display;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -22,21 +25,33 @@ const ROOM_WAIT: Duration = Duration::from_secs(20);
 const CHUNKS_HELD: u64 = 3;
 
 pub struct Body {
-    payload: Payload,
+    bytes: LocalBoxStream<'static, Result<Bytes, String>>,
     ended: bool,
+}
+
+/// A body that was stored, and what it adds up to.
+pub struct Stored {
+    pub content: Manifest,
+    pub sums: Sums,
 }
 
 impl Body {
     pub fn new(payload: Payload) -> Body {
-        Body { payload, ended: false }
+        Body::of(payload)
     }
 
-    async fn next(&mut self) -> Result<Option<bytes::Bytes>, Error> {
+    /// Of any stream of bytes.
+    pub fn of<E: Display>(stream: impl Stream<Item = Result<Bytes, E>> + 'static) -> Body {
+        let bytes = stream.map(|item| item.map_err(|error| error.to_string())).boxed_local();
+        Body { bytes, ended: false }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         if self.ended {
             return Ok(None);
         }
         let incomplete = |why: String| Error::new(Code::IncompleteBody).because(why);
-        match tokio::time::timeout(PAUSE, self.payload.next()).await {
+        match tokio::time::timeout(PAUSE, self.bytes.next()).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(None) => {
                 self.ended = true;
@@ -44,7 +59,7 @@ impl Body {
             }
             Ok(Some(Err(error))) => {
                 self.ended = true;
-                Err(incomplete(error.to_string()))
+                Err(incomplete(error))
             }
             Err(_) => {
                 self.ended = true;
@@ -54,30 +69,29 @@ impl Body {
     }
 
     /// Writes the whole body to the chunk store; it is durable, on a second coordinator
-    /// too, when this returns. Also gives its MD5, if wanted.
-    /// `announced` is the length that the request's head gives.
+    /// too, when this returns. `announced` is the length that the request's head gives.
     pub async fn store(
         &mut self,
         api: &BlobApi,
         announced: Option<u64>,
         length_max: u64,
-        want_md5: bool,
-    ) -> Result<(Manifest, Option<[u8; 16]>), Error> {
+        wanted: Wanted,
+    ) -> Result<Stored, Error> {
         if announced.is_some_and(|length| length > length_max) {
             return Err(Code::RequestBodyTooLarge.into());
         }
         let _room = room_for(api, announced).await?;
         let chunks = &api.chunks;
-        let mut upload = Upload::new(chunks, Sums { md5: want_md5.then(Md5::new) });
+        let mut upload = Upload::new(chunks, wanted.begin());
         while let Some(bytes) = self.next().await? {
             if upload.length() + bytes.len() as u64 > length_max {
                 return Err(Code::RequestBodyTooLarge.into());
             }
             upload.write(&bytes).await?;
         }
-        let (manifest, sums) = upload.finish().await?;
-        api.secure(&manifest).await?;
-        Ok((manifest, sums.md5.map(|md5| md5.finalize().into())))
+        let (content, running) = upload.finish().await?;
+        api.secure(&content).await?;
+        Ok(Stored { content, sums: running.end() })
     }
 
     /// The whole of a short body.
@@ -96,7 +110,7 @@ impl Body {
     pub async fn drain(&mut self) {
         let mut left = DRAIN_MAX;
         while !self.ended && left > 0 {
-            match tokio::time::timeout(DRAIN_PAUSE, self.payload.next()).await {
+            match tokio::time::timeout(DRAIN_PAUSE, self.bytes.next()).await {
                 Ok(Some(Ok(bytes))) => left = left.saturating_sub(bytes.len() as u64),
                 _ => return,
             }
@@ -112,17 +126,5 @@ async fn room_for(api: &BlobApi, announced: Option<u64>) -> Result<OwnedSemaphor
     match tokio::time::timeout(ROOM_WAIT, waiting).await {
         Ok(Ok(room)) => Ok(room),
         _ => Err(Error::new(Code::ServerBusy).because("Too many bodies are being stored.")),
-    }
-}
-
-struct Sums {
-    md5: Option<Md5>,
-}
-
-impl Tap for Sums {
-    fn data(&mut self, bytes: &[u8]) {
-        if let Some(md5) = &mut self.md5 {
-            md5.update(bytes);
-        }
     }
 }

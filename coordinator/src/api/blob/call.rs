@@ -11,18 +11,48 @@ use crate::api::auth::query_pairs;
 use crate::state::blobs::{BlobAction, Headers, Metadata};
 use crate::state::{Condition, Outcome, RefusalCode};
 use actix_web::HttpRequest;
+use actix_web::http::header::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lote_shared::model::Timestamp;
+use std::net::IpAddr;
 
 /// Longest sum of metadata names and values.
-const METADATA_MAX: usize = 8 * 1024;
+pub const METADATA_MAX: usize = 8 * 1024;
 /// Longest stored header.
-const HEADER_MAX: usize = 1024;
+pub const HEADER_MAX: usize = 1024;
+
+/// What stands before the body of a request, or of a part of a batch.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub method: &'a str,
+    /// Raw path, percent-encoding untouched.
+    pub path: &'a str,
+    /// Raw query, without `?`.
+    pub query: &'a str,
+    pub headers: &'a HeaderMap,
+    pub host: Option<&'a str>,
+    pub secure: bool,
+    pub peer: Option<IpAddr>,
+}
+
+impl<'a> Head<'a> {
+    pub fn of(request: &'a HttpRequest) -> Head<'a> {
+        Head {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.query_string(),
+            headers: request.headers(),
+            host: text(request.headers(), "host").or(request.uri().host()),
+            secure: request.app_config().secure(),
+            peer: request.peer_addr().map(|address| address.ip()),
+        }
+    }
+}
 
 pub struct Call<'a> {
     pub api: &'a BlobApi,
-    pub request: &'a HttpRequest,
+    pub head: Head<'a>,
     pub account: AccountAccess,
     /// Empty at service level.
     pub container: String,
@@ -35,18 +65,14 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// Finds out what is asked for and whether the caller may.
-    pub fn open(request: &'a HttpRequest, api: &'a BlobApi) -> Result<(Operation, Call<'a>), Error> {
-        let headers = request.headers();
-        let hints = Hints {
-            host: headers.get("host").and_then(|host| host.to_str().ok()).or(request.uri().host()),
-            claimed: auth::claimed_account(headers),
-            default: &api.default_account,
-        };
-        let raw_path = request.uri().path();
+    pub async fn open(head: Head<'a>, api: &'a BlobApi) -> Result<(Operation, Call<'a>), Error> {
+        let headers = head.headers;
+        let hints =
+            Hints { host: head.host, claimed: auth::claimed_account(headers), default: &api.default_account };
         let is_account = |name: &str| api.backend.account(name).is_some();
-        let Address { account, container, blob } = address::locate(raw_path, hints, is_account)
+        let Address { account, container, blob } = address::locate(head.path, hints, is_account)
             .map_err(|_| Error::new(Code::InvalidUri).because("The path is not UTF-8."))?;
-        let query = auth::query_pairs_literal(request.query_string());
+        let query = auth::query_pairs_literal(head.query);
         let find = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, v)| v.as_str());
         let level = match (&container, &blob) {
             (None, _) => Level::Service,
@@ -59,36 +85,40 @@ impl<'a> Call<'a> {
         };
         let access_keys = api.backend.account(&account).ok_or_else(unknown)?;
         let credentials = auth::Request {
-            method: request.method().as_str(),
-            path: raw_path,
-            query: request.query_string(),
+            method: head.method,
+            path: head.path,
+            query: head.query,
             headers,
             account: &account,
             container: container.as_deref(),
             blob: blob.as_deref(),
-            secure: request.app_config().secure(),
-            peer: request.peer_addr().map(|address| address.ip()),
+            secure: head.secure,
+            peer: head.peer,
         };
-        let access = auth::authorise(&credentials, &access_keys.keys, (api.clock)())?;
+        let policy = api.policy(access_keys.id, container.as_deref(), head.query).await?;
+        let access = auth::authorise(&credentials, &access_keys.keys, policy.as_ref(), (api.clock)())?;
         let operation = Operation::of(Shape {
-            method: request.method().as_str(),
+            method: head.method,
             level,
             restype: find("restype"),
             comp: find("comp"),
-            blob_type: text(request, "x-ms-blob-type"),
+            blob_type: text(headers, "x-ms-blob-type"),
             copy_source: headers.contains_key("x-ms-copy-source"),
+            is_synchronous: text(headers, "x-ms-requires-sync")
+                .is_some_and(|value| value.eq_ignore_ascii_case("true")),
             past: find("snapshot").is_some() || find("versionid").is_some(),
         })?;
-        let verdict = access.check(operation.needs())?;
+        let verdict = access.check(operation.needs(level))?;
         if container.as_deref().is_some_and(|name| !address::is_container_name(name)) {
             return Err(Error::new(Code::InvalidResourceName).because("This is no name of a container."));
         }
         if blob.as_deref().is_some_and(|name| !address::is_blob_name(name)) {
             return Err(Error::new(Code::InvalidResourceName).because("This is no name of a blob."));
         }
+        refuse_unheard(headers, level)?;
         let call = Call {
             api,
-            request,
+            head,
             account: access_keys,
             container: container.unwrap_or_default(),
             blob: blob.unwrap_or_default(),
@@ -101,7 +131,7 @@ impl<'a> Call<'a> {
 
     /// A header's value, if it is there, is text and is not empty.
     pub fn header(&self, name: &str) -> Option<&str> {
-        text(self.request, name)
+        text(self.head.headers, name)
     }
 
     /// A query value, decoded; a plus is a plus.
@@ -111,8 +141,13 @@ impl<'a> Call<'a> {
 
     /// A query value that is text for people, in which some clients write a space as a plus.
     pub fn query_text(&self, name: &str) -> Option<String> {
-        let pairs = query_pairs(self.request.query_string());
+        let pairs = query_pairs(self.head.query);
         pairs.into_iter().find(|(found, value)| found == name && !value.is_empty()).map(|(_, value)| value)
+    }
+
+    /// Whether the caller has the account's key.
+    pub fn is_owner(&self) -> bool {
+        self.access == Access::Owner
     }
 
     pub fn overrides(&self) -> Option<&Overrides> {
@@ -121,12 +156,11 @@ impl<'a> Call<'a> {
 
     /// The URL of the account, as in listings.
     pub fn account_url(&self) -> String {
-        let scheme = if self.request.app_config().secure() { "https" } else { "http" };
-        let host = text(self.request, "host").unwrap_or("localhost");
+        let scheme = if self.head.secure { "https" } else { "http" };
+        let host = self.head.host.unwrap_or("localhost");
         let path_style = self
-            .request
-            .uri()
-            .path()
+            .head
+            .path
             .trim_start_matches('/')
             .split('/')
             .next()
@@ -139,8 +173,18 @@ impl<'a> Call<'a> {
 
     /// The conditional headers.
     pub fn condition(&self) -> Result<Condition, Error> {
+        self.condition_of("")
+    }
+
+    /// As [`Call::condition`], on the source of a copy.
+    pub fn source_condition(&self) -> Result<Condition, Error> {
+        self.condition_of("x-ms-source-")
+    }
+
+    fn condition_of(&self, prefix: &str) -> Result<Condition, Error> {
+        let header = |name: &str| self.header(&format!("{prefix}{name}"));
         let tags = |name: &str| {
-            self.header(name).map(|value| {
+            header(name).map(|value| {
                 let tags = value.split(',').map(|tag| {
                     let tag = tag.trim();
                     tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"').to_owned()
@@ -148,10 +192,10 @@ impl<'a> Call<'a> {
                 tags.collect::<Vec<_>>()
             })
         };
-        let time = |name: &str| match self.header(name) {
+        let time = |name: &str| match header(name) {
             None => Ok(None),
             Some(value) => Timestamp::parse(value).map(Some).ok_or_else(|| {
-                Error::new(Code::InvalidHeaderValue).because(format!("{name} is not a date."))
+                Error::new(Code::InvalidHeaderValue).because(format!("{prefix}{name} is not a date."))
             }),
         };
         Ok(Condition {
@@ -174,7 +218,7 @@ impl<'a> Call<'a> {
     /// `x-ms-meta-…` headers, sorted by name.
     pub fn metadata(&self) -> Result<Metadata, Error> {
         let mut metadata = Metadata::new();
-        for (name, value) in self.request.headers() {
+        for (name, value) in self.head.headers {
             let Some(name) = name.as_str().strip_prefix("x-ms-meta-") else { continue };
             let mut letters = name.bytes();
             let first = letters.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
@@ -222,6 +266,15 @@ impl<'a> Call<'a> {
         bytes.map(Some).ok_or_else(|| Code::InvalidMd5.into())
     }
 
+    /// A CRC-64 given in a header.
+    pub fn crc64(&self, name: &str) -> Result<Option<[u8; 8]>, Error> {
+        let Some(value) = self.header(name) else { return Ok(None) };
+        let bytes = STANDARD.decode(value).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Some).ok_or_else(|| {
+            Error::new(Code::InvalidHeaderValue).because(format!("{name} must be base64 of 8 bytes."))
+        })
+    }
+
     /// Length announced for the body; `None` if it is sent in pieces.
     pub fn content_length(&self) -> Option<u64> {
         self.header("content-length")?.parse().ok()
@@ -239,6 +292,36 @@ impl<'a> Call<'a> {
     }
 }
 
-fn text<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    request.headers().get(name)?.to_str().ok().filter(|value| !value.is_empty())
+/// Headers that change what a request means, and that would be ignored here.
+const UNHEARD: &[(&str, &str)] = &[
+    ("x-ms-if-tags", "a condition on tags"),
+    ("x-ms-source-if-tags", "a condition on tags"),
+    ("x-ms-tags", "tags of a blob"),
+    ("x-ms-encryption-key", "a key of the customer"),
+    ("x-ms-source-encryption-key", "a key of the customer"),
+    ("x-ms-immutability-policy-until-date", "an immutability policy"),
+    ("x-ms-legal-hold", "a legal hold"),
+    ("x-ms-structured-body", "a structured body"),
+    ("x-ms-copy-source-authorization", "a token for the source of a copy"),
+];
+
+fn refuse_unheard(headers: &HeaderMap, level: Level) -> Result<(), Error> {
+    if let Some((_, what)) = UNHEARD.iter().find(|(name, _)| text(headers, name).is_some()) {
+        return Err(Error::not_implemented(what));
+    }
+    if text(headers, "x-ms-lease-id").is_some() {
+        return Err(match level {
+            Level::Blob => Code::LeaseNotPresentWithBlobOperation.into(),
+            Level::Service | Level::Container => Code::LeaseNotPresentWithContainerOperation.into(),
+        });
+    }
+    // As of accounts that allow none, which is what new ones are in the cloud.
+    match text(headers, "x-ms-blob-public-access") {
+        Some(_) => Err(Code::PublicAccessNotPermitted.into()),
+        None => Ok(()),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
 }

@@ -23,6 +23,10 @@ pub fn account_info() -> Result<HttpResponse, Error> {
     Ok(response)
 }
 
+pub fn service_properties() -> Result<HttpResponse, Error> {
+    Ok(xml_body(xml::service_properties()))
+}
+
 pub async fn create(call: &Call<'_>) -> Result<HttpResponse, Error> {
     let action = BlobAction::ContainerCreate { name: call.container.clone(), metadata: call.metadata()? };
     answer(StatusCode::CREATED, call.propose(action).await?)
@@ -40,7 +44,7 @@ pub async fn set_metadata(call: &Call<'_>) -> Result<HttpResponse, Error> {
     answer(StatusCode::OK, call.propose(action).await?)
 }
 
-fn answer(status: StatusCode, outcome: Outcome) -> Result<HttpResponse, Error> {
+pub fn answer(status: StatusCode, outcome: Outcome) -> Result<HttpResponse, Error> {
     let version = match outcome {
         Outcome::Record(version) | Outcome::Blob(version) => Some(version),
         _ => None,
@@ -119,12 +123,19 @@ fn list_query(call: &Call) -> Result<ListQuery, Error> {
         },
     };
     let include = call.query("include").unwrap_or_default();
+    let include: Vec<String> = include.split(',').map(|what| what.trim().to_ascii_lowercase()).collect();
+    if include.iter().any(|what| what == "uncommittedblobs") {
+        return Err(Error::not_implemented("a listing of uncommitted blobs"));
+    }
+    // Whatever else can be included (snapshots, versions, tags …), no blob has any of it.
+    let includes = |what: &str| include.iter().any(|included| included == what);
     Ok(ListQuery {
         prefix: call.query_text("prefix"),
         marker: call.query("marker").filter(|marker| !marker.is_empty()).map(str::to_owned),
         delimiter: call.query_text("delimiter"),
         max_results,
-        with_metadata: include.split(',').any(|what| what.trim().eq_ignore_ascii_case("metadata")),
+        with_metadata: includes("metadata"),
+        with_copy: includes("copy"),
     })
 }
 

@@ -41,6 +41,7 @@ macro_rules! codes {
 }
 
 codes! {
+    AppendPositionConditionNotMet 412 "The append position condition specified was not met.",
     AuthenticationFailed 403 "Server failed to authenticate the request. Make sure the value of the Authorization header or the signature is formed correctly.",
     AuthorizationPermissionMismatch 403 "This request is not authorized to perform this operation using this permission.",
     AuthorizationProtocolMismatch 403 "This request is not authorized to perform this operation using this protocol.",
@@ -49,15 +50,20 @@ codes! {
     AuthorizationSourceIPMismatch 403 "This request is not authorized to perform this operation using this source IP.",
     BlobAlreadyExists 409 "The specified blob already exists.",
     BlobNotFound 404 "The specified blob does not exist.",
+    BlockCountExceedsLimit 409 "The committed block count cannot exceed the maximum limit of 50,000 blocks.",
     BlockListTooLong 400 "The block list may not contain more than 50,000 blocks.",
+    CannotVerifyCopySource 404 "Could not verify the copy source.",
     ConditionNotMet 412 "The condition specified using HTTP conditional header(s) is not met.",
     NotModified 304 "The resource was not changed.",
     ContainerAlreadyExists 409 "The specified container already exists.",
     ContainerNotFound 404 "The specified container does not exist.",
+    Crc64Mismatch 400 "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.",
     InternalError 500 "The server encountered an internal error. Please retry the request.",
     InvalidBlobOrBlock 400 "The specified blob or block content is invalid.",
     InvalidBlockList 400 "The specified block list is invalid.",
+    InvalidBlobType 409 "The blob type is invalid for this operation.",
     InvalidHeaderValue 400 "The value provided for one of the HTTP headers was not in the correct format.",
+    InvalidInput 400 "One of the request inputs is not valid.",
     InvalidMd5 400 "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and base64 encoded.",
     InvalidMetadata 400 "The metadata specified is invalid. It has characters that are not permitted.",
     InvalidQueryParameterValue 400 "Value for one of the query parameters specified in the request URI is invalid.",
@@ -65,16 +71,24 @@ codes! {
     InvalidResourceName 400 "The specified resource name contains invalid characters.",
     InvalidUri 400 "The requested URI does not represent any resource on the server.",
     InvalidXmlDocument 400 "XML specified is not syntactically valid.",
+    LeaseNotPresentWithBlobOperation 412 "There is currently no lease on the blob.",
+    LeaseNotPresentWithContainerOperation 412 "There is currently no lease on the container.",
+    MaxBlobSizeConditionNotMet 412 "The max blob size condition specified was not met.",
     Md5Mismatch 400 "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
     MetadataTooLarge 400 "The size of the specified metadata exceeds the maximum size permitted.",
     MissingRequiredHeader 400 "An HTTP header that's mandatory for this request is not specified.",
     NoAuthenticationInformation 401 "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
+    NoPendingCopyOperation 409 "There is currently no pending copy operation.",
     NotImplemented 501 "The requested operation is not implemented on the specified resource.",
+    OutOfRangeInput 400 "One of the request inputs is out of range.",
     OutOfRangeQueryParameterValue 400 "One of the query parameters specified in the request URI is outside the permissible range.",
+    PublicAccessNotPermitted 409 "Public access is not permitted on this storage account.",
     RequestBodyTooLarge 413 "The request body is too large and exceeds the maximum permissible limit.",
     IncompleteBody 400 "The request body ended before its announced length.",
     ResourceNotFound 404 "The specified resource does not exist.",
     ServerBusy 503 "The server is busy.",
+    SourceConditionNotMet 412 "The source condition specified using HTTP conditional header(s) is not met.",
+    TargetConditionNotMet 412 "The target condition specified using HTTP conditional header(s) is not met.",
     UnsupportedHttpVerb 405 "The resource doesn't support the specified HTTP verb.",
 }
 
@@ -133,10 +147,10 @@ impl From<RefusalCode> for Error {
 impl From<Unavailable> for Error {
     fn from(unavailable: Unavailable) -> Error {
         match unavailable {
-            Unavailable::TooLarge { .. } => Code::RequestBodyTooLarge,
-            _ => Code::ServerBusy,
+            Unavailable::TooLarge { .. } => Code::RequestBodyTooLarge.into(),
+            Unavailable::NotYet { .. } => Error::new(Code::NotImplemented).because(unavailable.to_string()),
+            Unavailable::Busy | Unavailable::NoQuorum => Code::ServerBusy.into(),
         }
-        .into()
     }
 }
 

@@ -11,32 +11,41 @@
 //! for the collector. Bodies are streamed both ways: an upload holds about three chunks in memory, a download one. All
 //! uploads together hold at most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
 //!
-//! Not implemented, answered with 501 `NotImplemented`: copy from a URL, append and page blobs, snapshots and
-//! versions, leases, tags, tiers, queries, batches, service properties and statistics, stored access policies, user
-//! delegation keys. Stored nowhere and ignored: access tiers and encryption headers of writes.
+//! Not implemented, answered with 501 `NotImplemented`: page blobs, snapshots and versions, leases, tags, tiers, queries,
+//! setting service properties, statistics, user delegation keys, keys of customers, structured bodies. Ignored: access
+//! tiers and encryption scopes of writes, origins of browsers.
 
 pub(crate) mod address;
+mod append;
 mod backend;
+mod batch;
 mod blobs;
 mod blocks;
 mod body;
 mod call;
 mod containers;
+mod copy;
 pub(crate) mod error;
 pub(crate) mod operation;
+mod policies;
 mod range;
 mod respond;
+mod sums;
 mod xml;
 
 pub use backend::{AccountAccess, Backend};
 
+use crate::api::auth;
 use crate::data::replicas::{self, Replicas};
+use crate::engine::Unavailable;
+use crate::state::blobs::{AccessPolicy, Blobs};
 use actix_web::web::{Data, Payload, ServiceConfig, to};
 use actix_web::{HttpRequest, HttpResponse};
-use call::Call;
+use call::{Call, Head};
 use error::Error;
 use lote_shared::chunks::{ChunkStore, Manifest};
-use lote_shared::model::Timestamp;
+use lote_shared::model::{AccountId, Timestamp};
+use lote_shared::turns::Turns;
 use operation::Operation;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -54,6 +63,8 @@ pub struct BlobApi {
     replicas: Option<Replicas>,
     /// Memory of bodies that are being stored, in MiB; who finds none waits.
     room: Arc<Semaphore>,
+    /// Whose turn it is to append to a blob.
+    appending: Arc<Turns<(AccountId, String, String)>>,
 }
 
 /// Most memory for bodies that are being stored, over all requests.
@@ -73,6 +84,7 @@ impl BlobApi {
             clock: Arc::new(clock),
             replicas: None,
             room: Arc::new(Semaphore::new(ROOM_MIB)),
+            appending: Arc::new(Turns::new()),
         }
     }
 
@@ -82,6 +94,25 @@ impl BlobApi {
     pub fn with_replicas(self, replicas: Replicas) -> BlobApi {
         let chunks = self.chunks.with_elsewhere(Arc::new(replicas.clone()));
         BlobApi { chunks, replicas: Some(replicas), ..self }
+    }
+
+    /// The stored access policy that a signature in this query goes by, if the container has it.
+    pub async fn policy(
+        &self,
+        account: AccountId,
+        container: Option<&str>,
+        query: &str,
+    ) -> Result<Option<AccessPolicy>, Unavailable> {
+        let (Some(container), Some(name)) = (container, auth::blob::named_policy(query)) else {
+            return Ok(None);
+        };
+        // One that was taken away is good nowhere any more.
+        self.backend.linearize().await?;
+        let find = |blobs: &Blobs| {
+            let policies = &blobs.container(account, container).ok()?.policies;
+            policies.iter().find(|policy| policy.id == name).cloned()
+        };
+        Ok(self.backend.read(find).flatten())
     }
 
     /// Returns once the content, which is durable here, is so on as many coordinators as the cluster promises.
@@ -117,7 +148,7 @@ async fn respond_to(
     body: &mut body::Body,
     api: &BlobApi,
 ) -> Result<HttpResponse, Error> {
-    let (operation, call) = Call::open(request, api)?;
+    let (operation, call) = Call::open(Head::of(request), api).await?;
     // What a write stores or finds here already stays until the state knows of it, or never will.
     let _hold = (!request.method().is_safe()).then(|| api.chunks.hold());
     match operation {
@@ -137,6 +168,17 @@ async fn respond_to(
         Operation::PutBlock => blocks::put(&call, body).await,
         Operation::PutBlockList => blocks::commit(&call, body).await,
         Operation::GetBlockList => blocks::list(&call).await,
+        Operation::PutAppendBlob => append::create(&call, body).await,
+        Operation::AppendBlock => append::append(&call, body).await,
+        Operation::AppendBlockFromUrl => append::append_from_url(&call).await,
+        Operation::CopyBlob | Operation::CopyBlobFromUrl => copy::copy(&call).await,
+        Operation::AbortCopy => Err(error::Code::NoPendingCopyOperation.into()),
+        Operation::PutBlobFromUrl => copy::put(&call).await,
+        Operation::PutBlockFromUrl => blocks::put_from_url(&call).await,
+        Operation::ServiceProperties => containers::service_properties(),
+        Operation::GetContainerAcl => policies::get(&call).await,
+        Operation::SetContainerAcl => policies::set(&call, body).await,
+        Operation::Batch => batch::run(&call, body).await,
     }
 }
 

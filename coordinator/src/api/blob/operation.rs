@@ -21,7 +21,22 @@ pub enum Operation {
     PutBlock,
     PutBlockList,
     GetBlockList,
+    PutAppendBlob,
+    AppendBlock,
+    AppendBlockFromUrl,
+    CopyBlob,
+    CopyBlobFromUrl,
+    AbortCopy,
+    PutBlobFromUrl,
+    PutBlockFromUrl,
+    ServiceProperties,
+    GetContainerAcl,
+    SetContainerAcl,
+    Batch,
 }
+
+/// Letters of which any good signature has one.
+const ANY: &str = "racwdxyltfmeopi";
 
 /// The parts of a request that decide.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +47,8 @@ pub struct Shape<'a> {
     pub comp: Option<&'a str>,
     pub blob_type: Option<&'a str>,
     pub copy_source: bool,
+    /// `x-ms-requires-sync`: what tells the two ways to copy a whole blob apart.
+    pub is_synchronous: bool,
     /// A snapshot or version is named.
     pub past: bool,
 }
@@ -50,6 +67,8 @@ impl Operation {
             Level::Service => match (shape.method, restype, comp) {
                 ("GET", "", "list") => Ok(Operation::ListContainers),
                 ("GET" | "HEAD", "account", "properties") => Ok(Operation::AccountInfo),
+                ("GET", "service", "properties") => Ok(Operation::ServiceProperties),
+                ("POST", "", "batch") => Ok(Operation::Batch),
                 (_, _, "") => Err(Code::InvalidQueryParameterValue.into()),
                 _ => Err(Error::not_implemented(&format!("service operation `{restype}` `{comp}`"))),
             },
@@ -59,6 +78,9 @@ impl Operation {
                 ("GET" | "HEAD", "container", "" | "metadata") => Ok(Operation::ContainerProperties),
                 ("PUT", "container", "metadata") => Ok(Operation::SetContainerMetadata),
                 ("GET", "container", "list") => Ok(Operation::ListBlobs),
+                ("GET" | "HEAD", "container", "acl") => Ok(Operation::GetContainerAcl),
+                ("PUT", "container", "acl") => Ok(Operation::SetContainerAcl),
+                ("POST", "container", "batch") => Ok(Operation::Batch),
                 (_, "account", "properties") => Ok(Operation::AccountInfo),
                 (_, "container", comp) => {
                     Err(Error::not_implemented(&format!("container operation `{comp}`")))
@@ -72,18 +94,24 @@ impl Operation {
 
     fn of_blob(shape: Shape, comp: &str) -> Result<Operation, Error> {
         match (shape.method, comp) {
-            ("PUT", "" | "block") if shape.copy_source => Err(Error::not_implemented("copying from a URL")),
             ("PUT", "") => match shape.blob_type {
+                Some("BlockBlob") if shape.copy_source => Ok(Operation::PutBlobFromUrl),
                 Some("BlockBlob") => Ok(Operation::PutBlob),
-                Some(other @ ("AppendBlob" | "PageBlob")) => {
-                    Err(Error::not_implemented(&format!("blob type {other}")))
-                }
+                Some("AppendBlob") if !shape.copy_source => Ok(Operation::PutAppendBlob),
+                Some("PageBlob") => Err(Error::not_implemented("blob type PageBlob")),
                 Some(_) => {
-                    Err(Error::new(Code::InvalidHeaderValue).because("x-ms-blob-type must be BlockBlob."))
+                    let why = "x-ms-blob-type must be BlockBlob or AppendBlob, and BlockBlob with a source.";
+                    Err(Error::new(Code::InvalidHeaderValue).because(why))
                 }
+                None if shape.copy_source && shape.is_synchronous => Ok(Operation::CopyBlobFromUrl),
+                None if shape.copy_source => Ok(Operation::CopyBlob),
                 None => Err(Error::new(Code::MissingRequiredHeader).because("x-ms-blob-type is missing.")),
             },
+            ("PUT", "block") if shape.copy_source => Ok(Operation::PutBlockFromUrl),
             ("PUT", "block") => Ok(Operation::PutBlock),
+            ("PUT", "appendblock") if shape.copy_source => Ok(Operation::AppendBlockFromUrl),
+            ("PUT", "appendblock") => Ok(Operation::AppendBlock),
+            ("PUT", "copy") => Ok(Operation::AbortCopy),
             ("PUT", "blocklist") => Ok(Operation::PutBlockList),
             ("PUT", "metadata") => Ok(Operation::SetBlobMetadata),
             ("PUT", "properties") => Ok(Operation::SetBlobProperties),
@@ -96,27 +124,39 @@ impl Operation {
         }
     }
 
-    pub fn needs(self) -> Needs {
+    /// `level` is that of the request.
+    pub fn needs(self, level: Level) -> Needs {
         let needs = |level, letters| Needs { level, letters, create_if_new: false, account_only: false };
         let account = |needs| Needs { account_only: true, ..needs };
         match self {
             Operation::ListContainers => account(needs(Level::Service, "l")),
             // Any good account signature may ask; every letter will do.
-            Operation::AccountInfo => account(needs(Level::Service, "rwdlacup")),
+            Operation::AccountInfo => account(needs(Level::Service, ANY)),
+            Operation::ServiceProperties => account(needs(Level::Service, "r")),
+            // What is in it needs permissions of its own.
+            Operation::Batch => needs(level, ANY),
             Operation::CreateContainer => account(needs(Level::Container, "cw")),
             Operation::DeleteContainer => account(needs(Level::Container, "d")),
             Operation::ContainerProperties => account(needs(Level::Container, "r")),
             Operation::SetContainerMetadata => account(needs(Level::Container, "w")),
+            // The key alone.
+            Operation::GetContainerAcl | Operation::SetContainerAcl => account(needs(Level::Container, "")),
             Operation::ListBlobs => needs(Level::Container, "l"),
-            Operation::PutBlob | Operation::PutBlockList => {
-                Needs { create_if_new: true, ..needs(Level::Blob, "w") }
-            }
-            Operation::PutBlock => needs(Level::Blob, "cw"),
+            Operation::PutBlob
+            | Operation::PutBlockList
+            | Operation::PutAppendBlob
+            | Operation::CopyBlob
+            | Operation::CopyBlobFromUrl
+            | Operation::PutBlobFromUrl => Needs { create_if_new: true, ..needs(Level::Blob, "w") },
+            Operation::PutBlock | Operation::PutBlockFromUrl => needs(Level::Blob, "cw"),
+            Operation::AppendBlock | Operation::AppendBlockFromUrl => needs(Level::Blob, "aw"),
             Operation::GetBlob | Operation::BlobProperties | Operation::GetBlockList => {
                 needs(Level::Blob, "r")
             }
             Operation::DeleteBlob => needs(Level::Blob, "d"),
-            Operation::SetBlobMetadata | Operation::SetBlobProperties => needs(Level::Blob, "w"),
+            Operation::SetBlobMetadata | Operation::SetBlobProperties | Operation::AbortCopy => {
+                needs(Level::Blob, "w")
+            }
         }
     }
 }
@@ -135,6 +175,7 @@ mod tests {
                 comp,
                 blob_type: Some("BlockBlob"),
                 copy_source: false,
+                is_synchronous: false,
                 past: false,
             };
             Operation::of(shape).map_err(|error| error.code)
@@ -142,14 +183,14 @@ mod tests {
         let container = Some("container");
         let cases = [
             ("GET", Level::Service, None, Some("list"), Ok(Operation::ListContainers)),
-            ("POST", Level::Service, None, Some("batch"), Err(Code::NotImplemented)),
+            ("POST", Level::Service, None, Some("batch"), Ok(Operation::Batch)),
             ("PUT", Level::Service, Some("service"), Some("properties"), Err(Code::NotImplemented)),
             ("PUT", Level::Container, container, None, Ok(Operation::CreateContainer)),
             ("HEAD", Level::Container, container, None, Ok(Operation::ContainerProperties)),
-            ("GET", Level::Container, container, Some("acl"), Err(Code::NotImplemented)),
+            ("GET", Level::Container, container, Some("acl"), Ok(Operation::GetContainerAcl)),
             ("PUT", Level::Container, container, Some("lease"), Err(Code::NotImplemented)),
             ("PUT", Level::Blob, None, None, Ok(Operation::PutBlob)),
-            ("PUT", Level::Blob, None, Some("appendblock"), Err(Code::NotImplemented)),
+            ("PUT", Level::Blob, None, Some("appendblock"), Ok(Operation::AppendBlock)),
             ("PUT", Level::Blob, None, Some("snapshot"), Err(Code::NotImplemented)),
             ("PUT", Level::Blob, None, Some("tags"), Err(Code::NotImplemented)),
             ("POST", Level::Blob, None, None, Err(Code::UnsupportedHttpVerb)),

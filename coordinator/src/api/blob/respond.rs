@@ -4,7 +4,7 @@ use super::error::Error;
 use super::xml;
 use crate::api::auth::blob::query_pairs_literal;
 use crate::api::auth::blob::sas::Overrides;
-use crate::state::blobs::{Blob, Metadata};
+use crate::state::blobs::{Blob, Copied, Metadata};
 use crate::state::reply::Version;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -63,17 +63,23 @@ impl Common {
         let response = match empty {
             true => builder.finish(),
             false => {
-                let mut message = error.code.sentence().to_owned();
-                if !error.detail.is_empty() {
-                    message.push(' ');
-                    message.push_str(&error.detail);
-                }
-                message.push_str(&format!("\nRequestId:{}\nTime:{now}", self.request_id));
-                builder.content_type("application/xml").body(xml::error(error.code.name(), &message))
+                let body = error_body(error, &self.request_id, now);
+                builder.content_type("application/xml").body(body)
             }
         };
         self.finish(response)
     }
+}
+
+/// What the body of an answer says of an error.
+pub fn error_body(error: &Error, request_id: &str, now: Timestamp) -> Vec<u8> {
+    let mut message = error.code.sentence().to_owned();
+    if !error.detail.is_empty() {
+        message.push(' ');
+        message.push_str(&error.detail);
+    }
+    message.push_str(&format!("\nRequestId:{request_id}\nTime:{now}"));
+    xml::error(error.code.name(), &message)
 }
 
 /// Sets a header; a value that no header can hold is left out.
@@ -110,6 +116,11 @@ pub fn metadata_headers(headers: &mut HeaderMap, metadata: &[(String, String)]) 
     }
 }
 
+/// Of a copy that is complete: its bytes of all of them.
+pub fn progress(copied: &Copied) -> String {
+    format!("{0}/{0}", copied.bytes)
+}
+
 /// What a response says of a blob; a copy of its record without the name.
 #[derive(Debug, Clone)]
 pub struct BlobFacts {
@@ -118,6 +129,9 @@ pub struct BlobFacts {
     pub length: u64,
     pub headers: crate::state::blobs::Headers,
     pub metadata: Metadata,
+    /// Blocks of an append blob.
+    pub appended: Option<u32>,
+    pub copied: Option<Copied>,
 }
 
 impl BlobFacts {
@@ -128,6 +142,16 @@ impl BlobFacts {
             length: blob.content.length,
             headers: blob.headers(),
             metadata: blob.metadata.to_vec(),
+            appended: blob.appended(),
+            copied: blob.copied().cloned(),
+        }
+    }
+
+    /// `BlockBlob` or `AppendBlob`.
+    pub fn blob_type(&self) -> &'static str {
+        match self.appended {
+            Some(_) => "AppendBlob",
+            None => "BlockBlob",
         }
     }
 
@@ -135,7 +159,17 @@ impl BlobFacts {
     pub fn write(&self, headers: &mut HeaderMap, overrides: Option<&Overrides>, part: bool) {
         version_headers(headers, self.version);
         set(headers, "accept-ranges", "bytes");
-        set(headers, "x-ms-blob-type", "BlockBlob");
+        set(headers, "x-ms-blob-type", self.blob_type());
+        if let Some(blocks) = self.appended {
+            set(headers, "x-ms-blob-committed-block-count", &blocks.to_string());
+        }
+        if let Some(copied) = &self.copied {
+            set(headers, "x-ms-copy-id", &copied.id);
+            set(headers, "x-ms-copy-source", &copied.source);
+            set(headers, "x-ms-copy-status", "success");
+            set(headers, "x-ms-copy-progress", &progress(copied));
+            set(headers, "x-ms-copy-completion-time", &copied.completed.to_http_date());
+        }
         set(headers, "x-ms-creation-time", &self.created.to_http_date());
         set(headers, "x-ms-lease-status", "unlocked");
         set(headers, "x-ms-lease-state", "available");

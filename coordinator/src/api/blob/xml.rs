@@ -1,14 +1,16 @@
 //! XML bodies (blob WIRE.md §9), both ways.
 
 use super::error::{Code, Error};
+use crate::state::blobs::AccessPolicy;
 use crate::state::reply::Version;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lote_shared::model::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer};
 
-use super::respond::{BlobFacts, DEFAULT_TYPE};
+use super::respond::{BlobFacts, DEFAULT_TYPE, progress};
 
 /// Most blocks of a blob.
 pub const BLOCKS_MAX: usize = 50_000;
@@ -82,6 +84,108 @@ pub fn error(code: &str, message: &str) -> Vec<u8> {
     document.finish()
 }
 
+/// What the service does of its own accord, which is nothing.
+pub fn service_properties() -> Vec<u8> {
+    let mut document = Document::new();
+    let disabled = |document: &mut Document, element: &str| {
+        document.open(element, &[]);
+        document.leaf("Enabled", "false");
+        document.close(element);
+    };
+    document.open("StorageServiceProperties", &[]);
+    document.open("Logging", &[]);
+    document.leaf("Version", "1.0");
+    ["Delete", "Read", "Write"].into_iter().for_each(|what| document.leaf(what, "false"));
+    disabled(&mut document, "RetentionPolicy");
+    document.close("Logging");
+    for metrics in ["HourMetrics", "MinuteMetrics"] {
+        document.open(metrics, &[]);
+        document.leaf("Version", "1.0");
+        document.leaf("Enabled", "false");
+        disabled(&mut document, "RetentionPolicy");
+        document.close(metrics);
+    }
+    document.leaf("Cors", "");
+    disabled(&mut document, "DeleteRetentionPolicy");
+    disabled(&mut document, "StaticWebsite");
+    document.close("StorageServiceProperties");
+    document.finish()
+}
+
+pub fn policies(policies: &[AccessPolicy]) -> Vec<u8> {
+    let mut document = Document::new();
+    document.open("SignedIdentifiers", &[]);
+    for policy in policies {
+        document.open("SignedIdentifier", &[]);
+        document.leaf("Id", &policy.id);
+        document.open("AccessPolicy", &[]);
+        if let Some(start) = policy.start {
+            document.leaf("Start", &start.to_string());
+        }
+        if let Some(expiry) = policy.expiry {
+            document.leaf("Expiry", &expiry.to_string());
+        }
+        if let Some(permissions) = &policy.permissions {
+            document.leaf("Permission", permissions);
+        }
+        document.close("AccessPolicy");
+        document.close("SignedIdentifier");
+    }
+    document.close("SignedIdentifiers");
+    document.finish()
+}
+
+/// The body of Set Container ACL, as it is written.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SignedIdentifiers {
+    #[serde(default)]
+    signed_identifier: Vec<SignedIdentifier>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SignedIdentifier {
+    #[serde(default)]
+    id: String,
+    access_policy: Option<GivenPolicy>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GivenPolicy {
+    start: Option<String>,
+    expiry: Option<String>,
+    permission: Option<String>,
+}
+
+/// Reads the body of Set Container ACL.
+pub fn parse_policies(body: &[u8]) -> Result<Vec<AccessPolicy>, Error> {
+    let bad = |why: String| Error::new(Code::InvalidXmlDocument).because(why);
+    let text = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let given: SignedIdentifiers = quick_xml::de::from_str(text).map_err(|error| bad(error.to_string()))?;
+    let time = |name: &str, text: Option<String>| match text.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => {
+            Timestamp::parse(&text).map(Some).ok_or_else(|| bad(format!("{name} `{text}` is no time.")))
+        }
+    };
+    let policy = |given: SignedIdentifier| {
+        let policy = given.access_policy.unwrap_or_default();
+        Ok(AccessPolicy {
+            id: given.id,
+            start: time("Start", policy.start)?,
+            expiry: time("Expiry", policy.expiry)?,
+            permissions: policy.permission.filter(|text| !text.is_empty()),
+        })
+    };
+    given.signed_identifier.into_iter().map(policy).collect()
+}
+
 /// One container of a listing.
 #[derive(Debug, Clone)]
 pub struct ContainerEntry {
@@ -98,6 +202,7 @@ pub struct ListQuery {
     pub delimiter: Option<String>,
     pub max_results: Option<usize>,
     pub with_metadata: bool,
+    pub with_copy: bool,
 }
 
 impl ListQuery {
@@ -150,7 +255,7 @@ pub fn blobs(url: &str, container: &str, query: &ListQuery, entries: &[BlobEntry
     document.open("Blobs", &[]);
     for (name, facts) in entries {
         match facts {
-            Some(facts) => blob(&mut document, name, facts, query.with_metadata),
+            Some(facts) => blob(&mut document, name, facts, query),
             None => {
                 document.open("BlobPrefix", &[]);
                 document.name("Name", name);
@@ -164,7 +269,7 @@ pub fn blobs(url: &str, container: &str, query: &ListQuery, entries: &[BlobEntry
     document.finish()
 }
 
-fn blob(document: &mut Document, name: &str, facts: &BlobFacts, with_metadata: bool) {
+fn blob(document: &mut Document, name: &str, facts: &BlobFacts, query: &ListQuery) {
     document.open("Blob", &[]);
     document.name("Name", name);
     document.open("Properties", &[]);
@@ -180,14 +285,21 @@ fn blob(document: &mut Document, name: &str, facts: &BlobFacts, with_metadata: b
     document.leaf("Content-MD5", md5.as_deref().unwrap_or_default());
     document.leaf("Cache-Control", headers.cache_control.as_deref().unwrap_or_default());
     document.leaf("Content-Disposition", headers.content_disposition.as_deref().unwrap_or_default());
-    document.leaf("BlobType", "BlockBlob");
+    document.leaf("BlobType", facts.blob_type());
     document.leaf("AccessTier", "Hot");
     document.leaf("AccessTierInferred", "true");
     document.leaf("LeaseStatus", "unlocked");
     document.leaf("LeaseState", "available");
     document.leaf("ServerEncrypted", "true");
+    if let Some(copied) = facts.copied.as_ref().filter(|_| query.with_copy) {
+        document.leaf("CopyId", &copied.id);
+        document.leaf("CopyStatus", "success");
+        document.leaf("CopySource", &copied.source);
+        document.leaf("CopyProgress", &progress(copied));
+        document.leaf("CopyCompletionTime", &copied.completed.to_http_date());
+    }
     document.close("Properties");
-    if with_metadata {
+    if query.with_metadata {
         document.metadata(&facts.metadata);
     }
     document.close("Blob");

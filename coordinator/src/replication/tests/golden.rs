@@ -15,12 +15,13 @@ use crate::replication::machine::{EngineMachine, load_cluster};
 use crate::replication::snapshot::Snapshots;
 use crate::replication::types::{self, TypeConfig};
 use crate::replication::{Config, open};
-use crate::state::blobs::{BlobAction, Headers};
+use crate::state::blobs::{AccessPolicy, BlobAction, BlobExtra, Copied, Headers};
 use crate::state::testing::ACCOUNT;
 use crate::state::tests::random;
 use crate::state::{Action, Cluster, ClusterVersion, Command, Condition, IdempotencyKey};
 use crate::store::{MemoryStore, SwitchStore};
 use lote_shared::chunks::{Manifest, Position, Tree, tree};
+use lote_shared::model::Timestamp;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 const TOGETHER: usize = 5;
 const ENTRY_BYTES: usize = 1024 * 1024;
 /// The newest version of which there is a log: that of the build without features.
-const RECORDED: ClusterVersion = ClusterVersion::V3;
+const RECORDED: ClusterVersion = ClusterVersion::V4;
 
 fn folder(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/version-{version}"))
@@ -71,7 +72,7 @@ fn replay(golden: &Path) -> (String, Cluster) {
 }
 
 /// Files come and go too, of which random histories know nothing.
-fn files() -> Vec<Command> {
+fn files(version: u32) -> Vec<Command> {
     let manifest = |n: u64| {
         let root = tree::chunk_id(&n.to_le_bytes(), Position::Whole);
         Manifest { length: n + 1, root, tree: Tree::Chunk }
@@ -108,9 +109,54 @@ fn files() -> Vec<Command> {
             metadata: vec![("k".to_owned(), "v".to_owned())],
         },
         BlobAction::Delete { container: name, blob, condition: any.clone() },
-        BlobAction::ContainerDelete { name: "other".to_owned(), condition: any },
+        BlobAction::ContainerDelete { name: "other".to_owned(), condition: any.clone() },
         BlobAction::Sweep,
     ];
+    let put_with = |name: &str, extra| BlobAction::PutWith {
+        container: container.clone(),
+        blob: name.to_owned(),
+        condition: any.clone(),
+        content: manifest(7),
+        headers: Headers::default(),
+        metadata: Vec::new(),
+        extras: vec![extra],
+    };
+    let copied = Copied {
+        id: "copy".to_owned(),
+        source: "http://host/account/container/blob".to_owned(),
+        completed: Timestamp(1),
+        bytes: 8,
+    };
+    let policy = AccessPolicy {
+        id: "policy".to_owned(),
+        start: None,
+        expiry: Some(Timestamp(2)),
+        permissions: Some("r".to_owned()),
+    };
+    let since_4 = [
+        BlobAction::ContainerPolicies {
+            name: container.clone(),
+            condition: any.clone(),
+            policies: vec![policy],
+        },
+        put_with("copied", BlobExtra::Copied(copied)),
+        put_with("appended", BlobExtra::Append { blocks: 0 }),
+        BlobAction::Delete {
+            container: container.clone(),
+            blob: "copied".to_owned(),
+            condition: any.clone(),
+        },
+    ];
+    // One of these is the ETag that the blob has.
+    let append = |base| BlobAction::Append {
+        container: container.clone(),
+        blob: "appended".to_owned(),
+        condition: any.clone(),
+        base,
+        content: manifest(9),
+    };
+    let since_4 = since_4.into_iter().chain((1..40).map(append)).filter(|_| version >= 4);
+    let actions = actions.into_iter().chain(since_4);
     let command = |(number, action)| Command {
         account: ACCOUNT,
         key: IdempotencyKey(u128::MAX - number),
@@ -130,7 +176,7 @@ async fn record(version: u32) {
     };
     let mut commands: Vec<Command> = (version > 1).then_some(raise).into_iter().collect();
     commands.extend(random::commands(u64::from(version), 2_000));
-    commands.extend(files());
+    commands.extend(files(version));
     for together in commands.chunks(TOGETHER) {
         let asked = together.iter().map(|command| engine.propose_command(command.clone()));
         for answer in futures::future::join_all(asked).await {

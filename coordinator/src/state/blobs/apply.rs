@@ -4,7 +4,7 @@ use super::super::keys::{self, Table};
 use super::super::reply::{Outcome, Refusal, RefusalCode, Reply, Version};
 use super::super::{Batch, Condition};
 use super::condition::{self, check_write};
-use super::records::{Blob, Block, BlockRow, BlockSet, Container, Headers, Row, encode};
+use super::records::{Blob, BlobExtra, Block, BlockRow, BlockSet, Container, Headers, Row, encode};
 use super::{BlobAction, Composed, STAGED_MAX, Space};
 use lote_shared::chunks::Manifest;
 use lote_shared::model::{AccountId, Timestamp};
@@ -23,6 +23,13 @@ impl Rows<'_> {
 
     pub fn remove(&mut self, table: Table, numbers: &[u64]) {
         self.batch.writes.push((self.key(table, numbers), None));
+    }
+
+    pub fn remove_blob(&mut self, blob: &Blob) {
+        self.remove(Table::Blob, &[blob.key]);
+        if !blob.extras.is_empty() {
+            self.remove(Table::Blob, &[blob.key, 0]);
+        }
     }
 
     fn key(&self, table: Table, numbers: &[u64]) -> Vec<u8> {
@@ -55,16 +62,12 @@ impl Space {
             }
             BlobAction::ContainerDelete { name, condition } => self.delete_container(name, condition, rows),
             BlobAction::ContainerMetadata { name, condition, metadata } => {
-                check_container(condition, self.container_mut(name)?.1)?;
-                let version = self.new_version(now);
-                let (key, container) = self.container_mut(name)?;
-                container.metadata.clone_from(metadata);
-                container.version = version;
-                rows.put(Table::Container, &[key], &container.row(false));
-                Ok(Outcome::Record(version))
+                self.change_container(now, name, condition, rows, |_, _, container| {
+                    container.metadata.clone_from(metadata);
+                })
             }
             BlobAction::Put { container, blob, condition, content, headers, metadata, composed } => {
-                let new = NewBlob { content, headers, metadata, composed: composed.as_ref() };
+                let new = NewBlob { content, headers, metadata, composed: composed.as_ref(), extras: &[] };
                 self.put(now, container, blob, condition, new, rows)
             }
             BlobAction::Stage { container, blob, id, content } => {
@@ -74,7 +77,7 @@ impl Space {
                 let (_, container) = self.container_mut(container)?;
                 let found = container.blobs.get(blob.as_str()).ok_or(RefusalCode::BlobNotFound)?;
                 check_write(condition, Some(found.version))?;
-                rows.remove(Table::Blob, &[found.key]);
+                rows.remove_blob(found);
                 container.blobs.remove(blob.as_str());
                 Ok(Outcome::Done)
             }
@@ -87,6 +90,22 @@ impl Space {
                 self.change(now, container, blob, condition, rows, |blob| blob.set_headers(headers))
             }
             BlobAction::Sweep => Ok(Outcome::Continued { more: self.sweep(now, rows) }),
+            BlobAction::ContainerPolicies { name, condition, policies } => {
+                self.change_container(now, name, condition, rows, |rows, key, container| {
+                    container.policies.clone_from(policies);
+                    match policies.is_empty() {
+                        true => rows.remove(Table::Container, &[key, 0]),
+                        false => rows.put(Table::Container, &[key, 0], policies),
+                    }
+                })
+            }
+            BlobAction::PutWith { container, blob, condition, content, headers, metadata, extras } => {
+                let new = NewBlob { content, headers, metadata, composed: None, extras };
+                self.put(now, container, blob, condition, new, rows)
+            }
+            BlobAction::Append { container, blob, condition, base, content } => {
+                self.append(now, (container, blob), condition, *base, content, rows)
+            }
         }
     }
 
@@ -106,6 +125,23 @@ impl Space {
         Ok((key, container))
     }
 
+    fn change_container(
+        &mut self,
+        now: Timestamp,
+        name: &str,
+        condition: &Condition,
+        rows: &mut Rows,
+        edit: impl FnOnce(&mut Rows, u64, &mut Container),
+    ) -> Reply {
+        check_container(condition, self.container_mut(name)?.1)?;
+        let version = self.new_version(now);
+        let (key, container) = self.container_mut(name)?;
+        edit(rows, key, container);
+        container.version = version;
+        rows.put(Table::Container, &[key], &container.row(false));
+        Ok(Outcome::Record(version))
+    }
+
     fn create_container(
         &mut self,
         now: Timestamp,
@@ -123,6 +159,7 @@ impl Space {
             created: now,
             version,
             metadata: metadata.clone(),
+            policies: Vec::new(),
             blobs: BTreeMap::new(),
             staged: BTreeMap::new(),
         };
@@ -154,6 +191,7 @@ impl Space {
         let old = container.blobs.get(name);
         let (old_key, created) = (old.map(|old| old.key), old.map_or(now, |old| old.created));
         let old_version = old.map(|old| old.version);
+        let had_extras = old.is_some_and(|old| !old.extras.is_empty());
         let staged = container.staged.get(name).copied();
         check_write(condition, old_version)?;
         if let Some(composed) = new.composed {
@@ -177,9 +215,15 @@ impl Space {
             metadata: new.metadata.clone().into(),
             content_md5: None,
             other_headers: None,
+            extras: new.extras.into(),
         };
         blob.set_headers(new.headers);
         rows.put(Table::Blob, &[key], &blob.row(container_key, name));
+        if !blob.extras.is_empty() {
+            rows.put(Table::Blob, &[key, 0], &blob.extras_row(container_key, name));
+        } else if had_extras {
+            rows.remove(Table::Blob, &[key, 0]);
+        }
         if let Some(container) = self.containers.get_mut(&container_key) {
             container.blobs.insert(name.into(), blob);
         }
@@ -187,6 +231,36 @@ impl Space {
             self.detach_set(set, rows);
         }
         Ok(Outcome::Blob(version))
+    }
+
+    fn append(
+        &mut self,
+        now: Timestamp,
+        (container, name): (&str, &str),
+        condition: &Condition,
+        base: u64,
+        content: &Manifest,
+        rows: &mut Rows,
+    ) -> Reply {
+        let found = self.container_mut(container)?.1.blobs.get(name).ok_or(RefusalCode::BlobNotFound)?;
+        check_write(condition, Some(found.version))?;
+        let grows = found.appended().is_some() && found.content.length <= content.length;
+        if found.version.etag != base || !grows {
+            return Err(RefusalCode::Fenced.into());
+        }
+        let outcome = self.change(now, container, name, &Condition::default(), rows, |blob| {
+            blob.content = *content;
+            for extra in &mut blob.extras {
+                if let BlobExtra::Append { blocks } = extra {
+                    *blocks = blocks.saturating_add(1);
+                }
+            }
+        })?;
+        let (container_key, container) = self.container_mut(container)?;
+        if let Some(blob) = container.blobs.get(name) {
+            rows.put(Table::Blob, &[blob.key, 0], &blob.extras_row(container_key, name));
+        }
+        Ok(outcome)
     }
 
     fn change(
@@ -266,6 +340,7 @@ struct NewBlob<'a> {
     headers: &'a Headers,
     metadata: &'a super::Metadata,
     composed: Option<&'a Composed>,
+    extras: &'a [BlobExtra],
 }
 
 fn check_container(condition: &Condition, container: &Container) -> Result<(), RefusalCode> {

@@ -13,8 +13,8 @@
 //! [`BlobAction::Sweep`], at most [`SWEEP_MAX`] rows a time. Sets nobody added to for [`STAGED_MAX_AGE_MS`] are
 //! detached by the same action.
 //!
-//! Rows: `Container` `[]` the account's counter, `[container]` a container; `Blob` `[blob]`; `Block` `[set]` the head
-//! of a set, `[set][n]` its blocks. Keys are counted and never used again, so a container of an old name is never
+//! Rows: `Container` `[]` the account's counter, `[container]` a container, `[container][0]` its policies if it has any;
+//! `Blob` `[blob]`, `[blob][0]` its extras if it has any; `Block` `[set]` the head of a set, `[set][n]` its blocks. Keys are counted and never used again, so a container of an old name is never
 //! confused with its predecessor.
 
 mod apply;
@@ -27,7 +27,7 @@ mod sweep;
 pub use condition::{Unmet, check};
 pub use listing::{Item, Page};
 pub use manifests::Place;
-pub use records::{Blob, Block, BlockSet, Container, Headers, Metadata};
+pub use records::{AccessPolicy, Blob, BlobExtra, Block, BlockSet, Container, Copied, Headers, Metadata};
 
 use super::keys::Table;
 use super::reply::{RefusalCode, Reply};
@@ -35,7 +35,7 @@ use super::version::ClusterVersion;
 use super::{Batch, Condition, Stamp};
 use lote_shared::chunks::Manifest;
 use lote_shared::model::{AccountId, Timestamp};
-use records::{BlobRow, BlockRow, ContainerRow, SetRow};
+use records::{BlobRow, BlockRow, ContainerRow, ExtrasRow, SetRow};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,6 +101,31 @@ pub enum BlobAction {
     },
     /// The next slice of removing what is detached or too old, in the command's account.
     Sweep,
+    /// Replaces the stored access policies of a container.
+    ContainerPolicies {
+        name: String,
+        condition: Condition,
+        policies: Vec<AccessPolicy>,
+    },
+    /// As `Put` without `composed`, of a blob that is more than its record says.
+    PutWith {
+        container: String,
+        blob: String,
+        condition: Condition,
+        content: Manifest,
+        headers: Headers,
+        metadata: Metadata,
+        extras: Vec<BlobExtra>,
+    },
+    /// Adds a block at the end of an append blob; refused as [`RefusalCode::Fenced`] if its ETag is no longer `base`.
+    Append {
+        container: String,
+        blob: String,
+        condition: Condition,
+        base: u64,
+        /// Of the whole blob, as composed by the proposer.
+        content: Manifest,
+    },
 }
 
 impl BlobAction {
@@ -116,6 +141,9 @@ impl BlobAction {
             | BlobAction::SetMetadata { .. }
             | BlobAction::SetHeaders { .. }
             | BlobAction::Sweep => ClusterVersion::V1,
+            BlobAction::ContainerPolicies { .. } | BlobAction::PutWith { .. } | BlobAction::Append { .. } => {
+                ClusterVersion::V4
+            }
         }
     }
 }
@@ -183,7 +211,13 @@ impl Blobs {
                 Ok(())
             }
             (Table::Container, [key], []) => space.load_container(*key, records::decode(value)?),
+            (Table::Container, [key, 0], []) => {
+                let container = space.containers.get_mut(key).ok_or("policies without container")?;
+                container.policies = records::decode(value)?;
+                Ok(())
+            }
             (Table::Blob, [key], []) => space.load_blob(*key, records::decode(value)?),
+            (Table::Blob, [key, 0], []) => space.load_extras(*key, records::decode(value)?),
             (Table::Block, [set], []) => space.load_set(*set, records::decode(value)?),
             (Table::Block, [set, n], []) => space.load_block(*set, *n, records::decode(value)?),
             _ => Err("not a key of this table".to_owned()),
@@ -273,6 +307,13 @@ impl Space {
             Some(_) => Err("two blobs of one name".to_owned()),
             None => Ok(()),
         }
+    }
+
+    fn load_extras(&mut self, key: u64, row: ExtrasRow) -> Result<(), String> {
+        let container = self.containers.get_mut(&row.container).ok_or("extras without container")?;
+        let blob = container.blobs.get_mut(&row.name).filter(|blob| blob.key == key);
+        blob.ok_or("extras without blob")?.extras = row.extras.into();
+        Ok(())
     }
 
     fn load_set(&mut self, key: u64, row: SetRow) -> Result<(), String> {

@@ -28,12 +28,41 @@ pub struct Headers {
     pub content_md5: Option<[u8; 16]>,
 }
 
+/// A stored access policy: what signatures that name it allow, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessPolicy {
+    pub id: String,
+    pub start: Option<Timestamp>,
+    pub expiry: Option<Timestamp>,
+    pub permissions: Option<String>,
+}
+
+/// What a blob is beyond its record. Grows only at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobExtra {
+    /// It is an append blob, of so many blocks.
+    Append { blocks: u32 },
+    /// It came to be as a copy.
+    Copied(Copied),
+}
+
+/// Of a copy that is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    pub id: String,
+    /// URL without its query.
+    pub source: String,
+    pub completed: Timestamp,
+    pub bytes: u64,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Container {
     pub name: Box<str>,
     pub created: Timestamp,
     pub version: Version,
     pub metadata: Metadata,
+    pub policies: Vec<AccessPolicy>,
     pub(super) blobs: BTreeMap<Box<str>, Blob>,
     /// Set of staged blocks by blob name.
     pub(super) staged: BTreeMap<Box<str>, u64>,
@@ -51,6 +80,7 @@ pub struct Blob {
     pub(super) content_md5: Option<[u8; 16]>,
     /// All headers but the MD5, which nearly every blob has and most have alone.
     pub(super) other_headers: Option<Box<Headers>>,
+    pub(super) extras: Box<[BlobExtra]>,
 }
 
 impl Blob {
@@ -58,6 +88,22 @@ impl Blob {
         let mut headers = self.other_headers.as_deref().cloned().unwrap_or_default();
         headers.content_md5 = self.content_md5;
         headers
+    }
+
+    /// Blocks of an append blob; `None` if it is a block blob.
+    pub fn appended(&self) -> Option<u32> {
+        self.extras.iter().find_map(|extra| match extra {
+            BlobExtra::Append { blocks } => Some(*blocks),
+            BlobExtra::Copied(_) => None,
+        })
+    }
+
+    /// The copy that made it, if one did.
+    pub fn copied(&self) -> Option<&Copied> {
+        self.extras.iter().find_map(|extra| match extra {
+            BlobExtra::Copied(copied) => Some(copied),
+            BlobExtra::Append { .. } => None,
+        })
     }
 
     pub(super) fn set_headers(&mut self, headers: &Headers) {
@@ -107,6 +153,14 @@ pub struct BlobRow {
     pub headers: Headers,
 }
 
+/// What a blob is beyond its record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExtrasRow {
+    pub container: u64,
+    pub name: Box<str>,
+    pub extras: Vec<BlobExtra>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetRow {
     pub container: u64,
@@ -130,6 +184,9 @@ impl Row for ContainerRow {}
 impl Row for BlobRow {}
 impl Row for SetRow {}
 impl Row for BlockRow {}
+/// The policies of a container.
+impl Row for Vec<AccessPolicy> {}
+impl Row for ExtrasRow {}
 /// The counter.
 impl Row for u64 {}
 
@@ -161,6 +218,7 @@ impl From<ContainerRow> for Container {
             created: row.created,
             version: row.version,
             metadata: row.metadata,
+            policies: Vec::new(),
             blobs: BTreeMap::new(),
             staged: BTreeMap::new(),
         }
@@ -180,6 +238,10 @@ impl Blob {
             headers: self.headers(),
         }
     }
+
+    pub(super) fn extras_row(&self, container: u64, name: &str) -> ExtrasRow {
+        ExtrasRow { container, name: name.into(), extras: self.extras.to_vec() }
+    }
 }
 
 impl BlobRow {
@@ -193,6 +255,7 @@ impl BlobRow {
             metadata: self.metadata.into(),
             content_md5: None,
             other_headers: None,
+            extras: Box::default(),
         };
         blob.set_headers(&self.headers);
         blob

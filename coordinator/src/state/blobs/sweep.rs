@@ -64,8 +64,11 @@ impl Space {
         if let Some((_, set)) = container.staged.pop_first() {
             self.detach_set(set, rows);
         } else if let Some((_, blob)) = container.blobs.pop_first() {
-            rows.remove(Table::Blob, &[blob.key]);
+            rows.remove_blob(&blob);
         } else {
+            if !container.policies.is_empty() {
+                rows.remove(Table::Container, &[key, 0]);
+            }
             self.containers.remove(&key);
             self.dead_containers.remove(&key);
             rows.remove(Table::Container, &[key]);

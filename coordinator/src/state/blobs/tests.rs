@@ -266,7 +266,7 @@ fn any_action() -> impl Strategy<Value = BlobAction> {
         1 => Just(Condition { if_match: Some(vec!["*".into()]), ..Condition::default() }),
         1 => Just(Condition { if_match: Some(vec!["0x5".into()]), ..Condition::default() }),
     ];
-    (container, blob, id, condition, 0..12_u8, 0..40_u64).prop_map(|(c, b, id, condition, kind, n)| {
+    (container, blob, id, condition, 0..16_u8, 0..40_u64).prop_map(|(c, b, id, condition, kind, n)| {
         let (container, blob) = (c.to_owned(), b.to_owned());
         match kind {
             0 | 1 => create(c),
@@ -282,9 +282,73 @@ fn any_action() -> impl Strategy<Value = BlobAction> {
                 condition,
                 headers: Headers { content_type: Some("text/plain".into()), ..Headers::default() },
             },
+            11 => BlobAction::ContainerPolicies { name: container, condition, policies: policies(n) },
+            12 => put_with(c, b, n, extras(n)),
+            13 => BlobAction::Append { container, blob, condition, base: n, content: manifest(n) },
             _ => BlobAction::Sweep,
         }
     })
+}
+
+/// None, one or two.
+fn policies(n: u64) -> Vec<AccessPolicy> {
+    let policy = |n: u64| AccessPolicy {
+        id: format!("p{n}"),
+        start: None,
+        expiry: Some(Timestamp(n)),
+        permissions: Some("r".into()),
+    };
+    (0..n % 3).map(policy).collect()
+}
+
+fn extras(n: u64) -> Vec<BlobExtra> {
+    let copied =
+        Copied { id: "i".into(), source: "http://h/a/c/b".into(), completed: Timestamp(n), bytes: n };
+    let all = [BlobExtra::Append { blocks: n as u32 }, BlobExtra::Copied(copied)];
+    all.into_iter().skip((n % 3) as usize).collect()
+}
+
+fn put_with(container: &str, blob: &str, n: u64, extras: Vec<BlobExtra>) -> BlobAction {
+    BlobAction::PutWith {
+        container: container.into(),
+        blob: blob.into(),
+        condition: Condition::default(),
+        content: manifest(n),
+        headers: Headers::default(),
+        metadata: Vec::new(),
+        extras,
+    }
+}
+
+#[test]
+fn an_append_is_fenced_by_what_it_was_composed_from() {
+    let mut rig = Rig::default();
+    rig.apply(create("c")).unwrap();
+    let append = |base: Version, n| BlobAction::Append {
+        container: "c".into(),
+        blob: "b".into(),
+        condition: Condition::default(),
+        base: base.etag,
+        content: manifest(n),
+    };
+    let none = Version { etag: 1, modified: Timestamp(0) };
+    assert_eq!(rig.code(append(none, 1)), Err(RefusalCode::BlobNotFound));
+    let Ok(Outcome::Blob(made)) = rig.apply(put_with("c", "b", 0, vec![BlobExtra::Append { blocks: 0 }]))
+    else {
+        panic!()
+    };
+    let Ok(Outcome::Blob(grown)) = rig.apply(append(made, 5)) else { panic!() };
+    assert_eq!(rig.code(append(made, 6)), Err(RefusalCode::Fenced));
+    assert_eq!(rig.code(append(grown, 4)), Err(RefusalCode::Fenced), "it never shrinks");
+    rig.apply(append(grown, 6)).unwrap();
+    let blob = rig.blobs.blob(ACCOUNT, "c", "b").unwrap();
+    assert_eq!((blob.appended(), blob.content), (Some(2), manifest(6)));
+    assert_eq!(rig.reloaded(), rig.blobs);
+    // In the place of it comes a block blob, to which nothing is appended.
+    let Ok(Outcome::Blob(plain)) = rig.apply(put("c", "b", 1)) else { panic!() };
+    assert_eq!(rig.code(append(plain, 9)), Err(RefusalCode::Fenced));
+    assert_eq!(rig.blobs.blob(ACCOUNT, "c", "b").unwrap().appended(), None);
+    assert_eq!(rig.rows.len(), 3, "the counter, the container and the blob");
 }
 
 proptest! {
@@ -365,13 +429,17 @@ fn rows_have_these_bytes() {
         hex(records::encode(&set)),
         hex(records::encode(&block)),
         hex(records::encode(&77_u64)),
+        hex(records::encode(&policies(2))),
+        hex(records::encode(&ExtrasRow { container: 3, name: "b".into(), extras: extras(3) })),
     ];
     expect_test::expect![[r#"
         010104636f6e7407fb2c01fd00bef40d9801000001016b017600
         010103016207fb2c01fd00bef40d98010000fc404b4c00abababababababababababababababababababababababababababababababab01abababababababababababababababababababababababababababababababab0101fc404b4c00abababababababababababababababababababababababababababababababab0000010174000000000101010101010101010101010101010101
         0101030162090801
         01010451513d3dfc404b4c00abababababababababababababababababababababababababababababababab0202
-        01014d"#]].assert_eq(&found.join("\n"));
+        01014d
+        010102027030000100010172027031000101010172
+        01010301620200030101690e687474703a2f2f682f612f632f620303"#]].assert_eq(&found.join("\n"));
     container.deleted = true;
     blob.blocks = None;
     assert_eq!(records::decode::<ContainerRow>(&records::encode(&container)).unwrap().name, container.name);
@@ -396,8 +464,21 @@ fn actions_have_these_bytes() {
             condition: condition.clone(),
             metadata: vec![],
         },
-        BlobAction::SetHeaders { container, blob, condition, headers: Headers::default() },
+        BlobAction::SetHeaders { container, blob, condition: condition.clone(), headers: Headers::default() },
         BlobAction::Sweep,
+        BlobAction::ContainerPolicies {
+            name: "c".into(),
+            condition: condition.clone(),
+            policies: policies(2),
+        },
+        put_with("c", "b", 3, extras(3)),
+        BlobAction::Append {
+            container: "c".into(),
+            blob: "b".into(),
+            condition,
+            base: 5,
+            content: manifest(1),
+        },
     ];
     let encode = |action| hex(lote_shared::protocol::codec::encode(1, action).unwrap());
     let found: Vec<_> = actions.iter().map(encode).collect();
@@ -410,7 +491,10 @@ fn actions_have_these_bytes() {
         0101050163016200000000
         0101060163016201010330783100000000
         01010701630162010103307831000000000000000000
-        010108"#]].assert_eq(&found.join("\n"));
+        010108
+        010109016301010330783100000002027030000100010172027031000101010172
+        01010a016301620000000004e3d5003ead1a936380020220637f7b8e1c2812992da64345e823b227195fb97c00000000000000000200030101690e687474703a2f2f682f612f632f620303
+        01010b0163016201010330783100000005021a0d12016999e47689dae5744d2b8c1903faf7ca2886a658150083100ef2c8ee00"#]].assert_eq(&found.join("\n"));
 }
 
 #[test]

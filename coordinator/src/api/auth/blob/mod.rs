@@ -9,6 +9,7 @@ pub mod sas;
 pub mod shared_key;
 
 use super::{DateError, check_date, query_pairs};
+use crate::state::blobs::AccessPolicy;
 use actix_web::http::header::HeaderMap;
 use lote_shared::model::Timestamp;
 use std::net::IpAddr;
@@ -116,8 +117,22 @@ pub fn claimed_account(headers: &HeaderMap) -> Option<&str> {
     Some(account)
 }
 
-/// Checks the credentials of a request against the account's keys, any of which is good.
-pub fn authorise(request: &Request, keys: &[Vec<u8>], now: Timestamp) -> Result<Access, Denied> {
+/// The name of the stored access policy that a signature in this query goes by.
+pub fn named_policy(query: &str) -> Option<String> {
+    let query = query_pairs_literal(query);
+    let value = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+    value("sig")?;
+    value("si").filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// Checks the credentials of a request against the account's keys, any of which is good. `policy` is the
+/// [`named_policy`], if the container has it.
+pub fn authorise(
+    request: &Request,
+    keys: &[Vec<u8>],
+    policy: Option<&AccessPolicy>,
+    now: Timestamp,
+) -> Result<Access, Denied> {
     if request.headers.contains_key("authorization") {
         let date = header(request.headers, "x-ms-date").or_else(|| header(request.headers, "date"));
         check_date(date, now).map_err(|error| match error {
@@ -129,7 +144,7 @@ pub fn authorise(request: &Request, keys: &[Vec<u8>], now: Timestamp) -> Result<
     }
     let query = query_pairs_literal(request.query);
     if query.iter().any(|(name, _)| name == "sig") {
-        return sas::verify(request, &query, keys, now).map(Access::Signature);
+        return sas::verify(request, &query, keys, policy, now).map(Access::Signature);
     }
     Err(Denied::Missing)
 }

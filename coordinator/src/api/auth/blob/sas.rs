@@ -5,6 +5,7 @@
 
 use super::super::{decode_signature, encode_signature, sign, verifies};
 use super::{Denied, Level, Needs, Request, Verdict};
+use crate::state::blobs::AccessPolicy;
 use lote_shared::model::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::net::IpAddr;
@@ -41,6 +42,15 @@ pub enum Scope {
     },
     Container,
     Blob,
+}
+
+impl Scope {
+    fn is_of_service(&self) -> bool {
+        match self {
+            Scope::Account { .. } => false,
+            Scope::Container | Scope::Blob => true,
+        }
+    }
 }
 
 impl Grant {
@@ -92,6 +102,7 @@ pub(super) fn verify(
     request: &Request,
     query: &[(String, String)],
     keys: &[Vec<u8>],
+    policy: Option<&AccessPolicy>,
     now: Timestamp,
 ) -> Result<Grant, Denied> {
     let fields = Fields(query);
@@ -115,10 +126,16 @@ pub(super) fn verify(
     if !keys.iter().any(|key| verifies(key, &text, &signature)) {
         return Err(Denied::Failed(format!("the signature does not match; the server signed `{text}`")));
     }
-    if fields.find("si").is_some_and(|name| !name.is_empty()) {
-        return Err(failed("stored access policies (si) are not implemented"));
-    }
-    check_times(&fields, now)?;
+    // A signature of an account does not cover si.
+    let name = Some(fields.get("si")).filter(|name| !name.is_empty() && scope.is_of_service());
+    let policy =
+        match name {
+            None => None,
+            Some(name) => Some(policy.ok_or_else(|| {
+                Denied::Failed(format!("the container has no stored access policy `{name}`"))
+            })?),
+        };
+    check_times(&fields, policy, now)?;
     check_source(request, &fields)?;
     if matches!(scope, Scope::Account { .. }) && !fields.get("ss").contains('b') {
         return Err(Denied::Service);
@@ -130,7 +147,9 @@ pub(super) fn verify(
         content_language: fields.owned("rscl"),
         content_type: fields.owned("rsct"),
     };
-    Ok(Grant { permissions: fields.get("sp").to_owned(), scope, overrides })
+    let stored = policy.and_then(|policy| policy.permissions.as_deref());
+    let permissions = once("sp", Some(fields.get("sp")).filter(|text| !text.is_empty()), stored)?;
+    Ok(Grant { permissions: permissions.unwrap_or_default().to_owned(), scope, overrides })
 }
 
 fn is_version(text: &str) -> bool {
@@ -141,15 +160,30 @@ fn is_version(text: &str) -> bool {
             .all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() })
 }
 
-fn check_times(fields: &Fields, now: Timestamp) -> Result<(), Denied> {
-    let parse = |name: &str| {
-        let text = fields.get(name);
-        Timestamp::parse(text).ok_or_else(|| Denied::Failed(format!("{name} is not a time")))
+/// What the signature says or the policy, of which only one may.
+fn once<T>(name: &str, signed: Option<T>, stored: Option<T>) -> Result<Option<T>, Denied> {
+    match (&signed, &stored) {
+        (Some(_), Some(_)) => {
+            Err(Denied::Failed(format!("{name} is in the signature and in its stored access policy")))
+        }
+        _ => Ok(signed.or(stored)),
+    }
+}
+
+fn check_times(fields: &Fields, policy: Option<&AccessPolicy>, now: Timestamp) -> Result<(), Denied> {
+    let parse = |name: &str| match fields.get(name) {
+        "" => Ok(None),
+        text => {
+            Timestamp::parse(text).map(Some).ok_or_else(|| Denied::Failed(format!("{name} is not a time")))
+        }
     };
-    if now >= parse("se")? {
+    let expiry = once("se", parse("se")?, policy.and_then(|policy| policy.expiry))?;
+    let start = once("st", parse("st")?, policy.and_then(|policy| policy.start))?;
+    let expiry = expiry.ok_or_else(|| Denied::Failed("se is missing".to_owned()))?;
+    if now >= expiry {
         return Err(Denied::Failed("the signature has expired".to_owned()));
     }
-    if !fields.get("st").is_empty() && now < parse("st")? {
+    if start.is_some_and(|start| now < start) {
         return Err(Denied::Failed("the signature is not valid yet".to_owned()));
     }
     Ok(())

@@ -85,12 +85,12 @@ fn shared_key_signs_this_text() {
             map.insert(HeaderName::from_static("authorization"), value.parse().unwrap());
             let request = Request { headers: &map, ..request };
             let keys = [key(), b"second".to_vec()];
-            assert_eq!(authorise(&request, &keys, now()), Ok(Access::Owner));
-            assert!(matches!(authorise(&request, &[b"third".to_vec()], now()), Err(Denied::Failed(_))));
+            assert_eq!(authorise(&request, &keys, None, now()), Ok(Access::Owner));
+            assert!(matches!(authorise(&request, &[b"third".to_vec()], None, now()), Err(Denied::Failed(_))));
             let late = now().plus_ms(16 * 60 * 1000);
-            assert!(matches!(authorise(&request, &keys, late), Err(Denied::Failed(_))));
+            assert!(matches!(authorise(&request, &keys, None, late), Err(Denied::Failed(_))));
             let other = Request { account: "other", ..request };
-            assert!(matches!(authorise(&other, &keys, now()), Err(Denied::Failed(_))));
+            assert!(matches!(authorise(&other, &keys, None, now()), Err(Denied::Failed(_))));
         }
     }
 }
@@ -148,7 +148,7 @@ fn grant(query: &str) -> Result<sas::Grant, Denied> {
 }
 
 fn grant_of(request: Request) -> Result<sas::Grant, Denied> {
-    match authorise(&request, &[b"other".to_vec(), key()], now())? {
+    match authorise(&request, &[b"other".to_vec(), key()], None, now())? {
         Access::Signature(grant) => Ok(grant),
         Access::Owner => panic!("not by key"),
     }
@@ -210,7 +210,7 @@ fn limits_of_a_signature() {
     assert!(matches!(grant(&tampered), Err(Denied::Failed(_))));
     let nothing = HeaderMap::new();
     let at_service = Request { container: None, blob: None, ..request("GET", "/", "", &nothing) };
-    assert_eq!(authorise(&at_service, &[], now()), Err(Denied::Missing));
+    assert_eq!(authorise(&at_service, &[], None, now()), Err(Denied::Missing));
 }
 
 fn account_sas(sv: &str, extra: &[(&str, &str)]) -> String {

@@ -129,23 +129,43 @@ async fn listing_blobs() {
 async fn what_is_not_built_says_so() {
     let rig = Rig::new();
     rig.create("cont").await;
-    let source = [("x-ms-copy-source", "http://127.0.0.1/acct/cont/x")];
-    let append = [("x-ms-blob-type", "AppendBlob")];
-    let cases: [Case; 10] = [
-        ("PUT", "/acct/cont/b", &source),
-        ("PUT", "/acct/cont/b?comp=block&blockid=QQ==", &source),
-        ("PUT", "/acct/cont/b", &append),
+    let page = [("x-ms-blob-type", "PageBlob")];
+    let cases: [Case; 13] = [
+        ("PUT", "/acct/cont/b", &page),
         ("PUT", "/acct/cont/b?comp=snapshot", &[]),
         ("PUT", "/acct/cont/b?comp=lease", &[]),
         ("GET", "/acct/cont/b?comp=tags", &[]),
         ("GET", "/acct/cont/b?snapshot=2025-01-01T00:00:00.0000000Z", &[]),
-        ("POST", "/acct/cont?restype=container&comp=batch", &[]),
-        ("GET", "/acct/?restype=service&comp=properties", &[]),
-        ("GET", "/acct/cont?restype=container&comp=acl", &[]),
+        ("PUT", "/acct/?restype=service&comp=properties", &[]),
+        ("GET", "/acct/cont?restype=container&comp=list&include=metadata,uncommittedblobs", &[]),
+        ("GET", "/acct/cont/b", &[("x-ms-if-tags", "a='b'")]),
+        ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-tags", "a=b")]),
+        ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-encryption-key", "AAAA")]),
+        ("GET", "/acct/cont/b", &[("x-ms-structured-body", "XSM/1.0; properties=crc64")]),
+        ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-legal-hold", "true")]),
+        ("PUT", "/acct/cont/b?comp=tier", &[("x-ms-access-tier", "Cool")]),
     ];
     for (method, target, headers) in cases {
         let answer = rig.send(method, target, headers, b"").await;
         assert_eq!(answer.outcome(), (501, "NotImplemented"), "{method} {target}");
         assert_eq!(answer.texts("Code"), ["NotImplemented"]);
     }
+}
+
+#[actix_web::test]
+async fn leases_and_public_access_are_not_there() {
+    let rig = Rig::new();
+    rig.create("cont").await;
+    rig.put("/acct/cont/b", &[], b"x").await;
+    let lease = [("x-ms-lease-id", "3c2a5f68-53c0-4f5d-8a43-3a1d6a0c7c55")];
+    let on_blob = rig.send("GET", "/acct/cont/b", &lease, b"").await;
+    assert_eq!(on_blob.outcome(), (412, "LeaseNotPresentWithBlobOperation"));
+    let on_container = rig.send("DELETE", "/acct/cont?restype=container", &lease, b"").await;
+    assert_eq!(on_container.outcome(), (412, "LeaseNotPresentWithContainerOperation"));
+    for access in ["blob", "container"] {
+        let public = [("x-ms-blob-public-access", access)];
+        let made = rig.send("PUT", "/acct/more?restype=container", &public, b"").await;
+        assert_eq!(made.outcome(), (409, "PublicAccessNotPermitted"));
+    }
+    assert_eq!(rig.get("/acct/?restype=service&comp=properties").await.status, 200);
 }

@@ -357,3 +357,41 @@ async fn announced_lengths_are_bounded_before_anything_is_read() {
     let refused = rig.send_raw("PUT", &format!("/acct/cont/b?{query}"), &headers, b"").await;
     assert_eq!(refused.outcome(), (413, "RequestBodyTooLarge"));
 }
+
+#[actix_web::test]
+async fn checksums_of_bodies_and_ranges() {
+    let rig = Rig::new();
+    rig.create("cont").await;
+    let crc64 = STANDARD.encode(0xae8b_1486_0a79_9888_u64.to_le_bytes());
+    let given = [("x-ms-content-crc64", crc64.as_str())];
+    let answer = rig.put("/acct/cont/b", &given, b"123456789").await;
+    assert_eq!((answer.status, answer.header("x-ms-content-crc64")), (201, crc64.as_str()));
+    assert_eq!(rig.put("/acct/cont/b", &given, b"123456780").await.outcome(), (400, "Crc64Mismatch"));
+    let block = "/acct/cont/b?comp=block&blockid=QQ%3D%3D";
+    assert_eq!(rig.send("PUT", block, &given, b"12345678").await.outcome(), (400, "Crc64Mismatch"));
+    assert_eq!(rig.send("PUT", block, &given, b"123456789").await.status, 201);
+    let both = [("x-ms-content-crc64", crc64.as_str()), ("content-md5", "JfnnlDI7RTiF9RgfG2JNCw==")];
+    assert_eq!(rig.put("/acct/cont/b", &both, b"123456789").await.outcome(), (400, "InvalidHeaderValue"));
+    for bad in ["", "AAAA", "no base64"] {
+        let answer = rig.put("/acct/cont/b", &[("x-ms-content-crc64", bad)], b"123456789").await;
+        assert_eq!(answer.status, if bad.is_empty() { 201 } else { 400 }, "{bad}");
+    }
+    let ask = async |range: &str, sum: &str| {
+        let target = rig.send("GET", "/acct/cont/b", &[("x-ms-range", range), (sum, "true")], b"").await;
+        (
+            target.status,
+            target.header("content-md5").to_owned(),
+            target.header("x-ms-content-crc64").to_owned(),
+        )
+    };
+    let (md5, crc) = ("x-ms-range-get-content-md5", "x-ms-range-get-content-crc64");
+    // The MD5 of `345`, not of the blob.
+    assert_eq!(ask("bytes=2-4", md5).await, (206, "2B+cG+LgiWS/nySxXw5JAA==".to_owned(), String::new()));
+    assert_eq!(ask("bytes=0-8", crc).await, (206, String::new(), crc64.clone()));
+    let long = vec![7; 5_000_000];
+    rig.put("/acct/cont/b", &[], &long).await;
+    assert_eq!(ask("bytes=0-4194303", crc).await.0, 206);
+    assert_eq!(ask("bytes=0-4194304", crc).await.0, 400);
+    let whole = rig.send("GET", "/acct/cont/b", &[(md5, "true")], b"").await;
+    assert_eq!(whole.outcome(), (400, "OutOfRangeInput"));
+}

@@ -26,7 +26,7 @@ pub const KEY: &[u8] = b"first key";
 pub struct Local {
     blobs: Mutex<Blobs>,
     clock: Arc<AtomicU64>,
-    /// Actions that are refused as if somebody had staged a block meanwhile.
+    /// Actions that are refused as if somebody had staged or appended a block meanwhile.
     pub disturb: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Backend for Local {
         let now = Timestamp(self.clock.load(Ordering::SeqCst));
         let mut batch = Batch::default();
         let mut blobs = self.blobs.lock();
-        if matches!(action, BlobAction::Put { composed: Some(_), .. })
+        if matches!(action, BlobAction::Put { composed: Some(_), .. } | BlobAction::Append { .. })
             && self.disturb.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
         {
             return Ok(Err(crate::state::RefusalCode::Fenced.into()));
@@ -190,7 +190,7 @@ pub fn hmac(key: &[u8], text: &str) -> String {
 }
 
 /// A plain writing of WIRE.md §3, for header names that sort alike in both orders.
-fn shared_key(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+pub fn shared_key(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
     let get = |name: &str| headers.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| v);
     let length = Some(get("content-length")).filter(|l| *l != "0").unwrap_or("");
     let mut lines = vec![method.to_owned(), get("content-encoding").into(), get("content-language").into()];
