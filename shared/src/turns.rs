@@ -7,11 +7,19 @@ use std::sync::{Arc, Weak};
 /// A lock for each key that somebody holds or waits for.
 pub struct Turns<K>(Mutex<BTreeMap<K, Weak<tokio::sync::Mutex<()>>>>);
 
-impl<K: Ord> Turns<K> {
+impl<K> Default for Turns<K> {
+    fn default() -> Turns<K> {
+        Turns::new()
+    }
+}
+
+impl<K> Turns<K> {
     pub const fn new() -> Turns<K> {
         Turns(Mutex::new(BTreeMap::new()))
     }
+}
 
+impl<K: Ord> Turns<K> {
     /// The lock of this key.
     pub fn of(&self, key: K) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock();

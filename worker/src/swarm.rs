@@ -78,7 +78,7 @@ impl Swarm {
             rates,
             idle,
             room: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
-            downloads: Arc::new(Turns::new()),
+            downloads: Arc::default(),
         }
     }
 

@@ -9,6 +9,8 @@ use std::process::Command;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
+    /// One large blob through HTTP, beside nginx and `dd conv=fsync`; needs root, nginx and curl.
+    Blob,
     /// `true` tasks per second and CPU per task on two slots, beside `xargs -P2`.
     Dispatch,
     /// One file to many hosts over slow links, beside the floor and plain HTTP; needs root.
@@ -54,6 +56,7 @@ pub fn run(steps: &mut Steps, bench: Bench, more: &[String]) {
         return;
     }
     let script = match bench {
+        Bench::Blob => "blob.py",
         Bench::Dispatch => "dispatch.py",
         Bench::Distribute => "distribute.py",
         Bench::Failover => "failover.py",

@@ -22,6 +22,7 @@ pub fn run(steps: &mut Steps, more: &[String]) {
         return;
     }
     let lote = target().join("debug/lote");
+    let others = Others::find(steps);
     for generation in GENERATIONS {
         let mut python = PathBuf::new();
         let made = steps.run(&format!("packages of {generation}"), || {
@@ -29,7 +30,7 @@ pub fn run(steps: &mut Steps, more: &[String]) {
             Ok(())
         });
         if made {
-            steps.run(&format!("clients with {generation}"), || pytest(&python, &lote, more));
+            steps.run(&format!("clients with {generation}"), || pytest(&python, &lote, &others, more));
         }
     }
 }
@@ -80,8 +81,66 @@ fn version_of(python: &str) -> Result<String> {
     Ok(format!("Python {}", version.unwrap_or_default()))
 }
 
-fn pytest(python: &Path, lote: &Path, more: &[String]) -> Result<()> {
+/// Clients that are not Python's. What the machine lacks is left out, and noted, so that nobody takes silence for success.
+struct Others {
+    /// The folder with the JavaScript package.
+    javascript: Option<PathBuf>,
+}
+
+impl Others {
+    fn find(steps: &mut Steps) -> Others {
+        let mut javascript = None;
+        if is_here("npm") {
+            steps.run("packages of JavaScript", || {
+                javascript = Some(javascript_packages()?);
+                Ok(())
+            });
+        } else {
+            steps.note(
+                "the tests with the JavaScript package were NOT RUN: there is no npm (Debian: nodejs, npm)",
+            );
+        }
+        if !is_here("rclone") {
+            steps.note("the tests with rclone were NOT RUN: there is no rclone (Debian: rclone)");
+        }
+        Others { javascript }
+    }
+}
+
+fn is_here(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Installs what the lock file says, unless it is there.
+fn javascript_packages() -> Result<PathBuf> {
+    let (from, folder) = (root().join("tests/clients/js"), target().join("clients/js"));
+    fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+    let lock = "package-lock.json";
+    let pinned = fs::read_to_string(from.join(lock)).context("could not read the lock file")?;
+    let stamp = folder.join("made-from.json");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == pinned) {
+        println!("{} is up to date", folder.display());
+        return Ok(folder);
+    }
+    for file in ["package.json", lock] {
+        fs::copy(from.join(file), folder.join(file)).with_context(|| format!("could not copy {file}"))?;
+    }
+    workspace::run(Command::new("npm").current_dir(&folder).args([
+        "ci",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--loglevel=error",
+    ]))?;
+    fs::write(&stamp, pinned).with_context(|| format!("could not write {}", stamp.display()))?;
+    Ok(folder)
+}
+
+fn pytest(python: &Path, lote: &Path, others: &Others, more: &[String]) -> Result<()> {
     let mut command = Command::new(python);
+    if let Some(folder) = &others.javascript {
+        command.env("LOTE_JS", folder);
+    }
     command
         .current_dir(root().join("tests/clients"))
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])

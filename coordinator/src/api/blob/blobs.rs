@@ -5,6 +5,7 @@ use super::call::Call;
 use super::error::{Code, Error};
 use super::range;
 use super::respond::{self, BlobFacts};
+use super::structured::{self, Encoder};
 use super::sums::{Sums, Wanted};
 use crate::state::blobs::{BlobAction, Unmet, check};
 use crate::state::reply::Version;
@@ -12,7 +13,8 @@ use crate::state::{Condition, Outcome};
 use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use lote_shared::chunks::{Manifest, read};
 use std::ops::Range;
 
@@ -106,9 +108,24 @@ pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
     let stream = read::stream(call.api.chunks.clone(), content, bytes.clone());
     // A damaged or missing chunk breaks the connection off: the length was promised already.
     let stream = stream.inspect_err(|error| tracing::error!(%error, "a blob could not be read"));
-    let mut response =
-        HttpResponse::build(status).body(SizedStream::new(length, stream.map_err(std::io::Error::other)));
+    let stream = stream.map_err(std::io::Error::other);
+    let is_structured = call.header(structured::HEADER).is_some();
+    let mut builder = HttpResponse::build(status);
+    let mut response = match is_structured {
+        true => {
+            let mut encoder = Encoder::new(length);
+            let (encoded_length, begin) = (encoder.encoded_length(), encoder.begin());
+            let pieces =
+                |pieces: Vec<Bytes>| futures::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
+            let rest = stream.map_ok(move |bytes| pieces(encoder.push(bytes))).try_flatten();
+            builder.body(SizedStream::new(encoded_length, pieces(begin).chain(rest)))
+        }
+        false => builder.body(SizedStream::new(length, stream)),
+    };
     let headers = response.headers_mut();
+    if is_structured {
+        respond::set(headers, structured::LENGTH_HEADER, &length.to_string());
+    }
     facts.write(headers, call.overrides(), part);
     if part {
         respond::set(headers, "content-range", &content_range(&bytes, size));
@@ -158,7 +175,7 @@ async fn summed_range(
 pub async fn properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
     let (facts, _) = find(call).await?;
     // The length of a body that is not sent.
-    let nothing = futures::stream::empty::<Result<bytes::Bytes, std::io::Error>>();
+    let nothing = futures::stream::empty::<Result<Bytes, std::io::Error>>();
     let is_head = call.head.method == "HEAD";
     let length = if is_head { facts.length } else { 0 };
     let mut response = HttpResponse::Ok().body(SizedStream::new(length, nothing));

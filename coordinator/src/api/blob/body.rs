@@ -2,12 +2,14 @@
 
 use super::BlobApi;
 use super::error::{Code, Error};
+use super::structured::Decoder;
 use super::sums::{Sums, Wanted};
 use actix_web::web::Payload;
 use bytes::Bytes;
 use futures::stream::LocalBoxStream;
 use futures::{Stream, StreamExt};
 use lote_shared::chunks::{CHUNK, Manifest, Upload};
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,6 +29,9 @@ const CHUNKS_HELD: u64 = 3;
 pub struct Body {
     bytes: LocalBoxStream<'static, Result<Bytes, String>>,
     ended: bool,
+    /// Of a structured body, with content that it has given.
+    decoder: Option<Decoder>,
+    decoded: VecDeque<Bytes>,
 }
 
 /// A body that was stored, and what it adds up to.
@@ -43,10 +48,30 @@ impl Body {
     /// Of any stream of bytes.
     pub fn of<E: Display>(stream: impl Stream<Item = Result<Bytes, E>> + 'static) -> Body {
         let bytes = stream.map(|item| item.map_err(|error| error.to_string())).boxed_local();
-        Body { bytes, ended: false }
+        Body { bytes, ended: false, decoder: None, decoded: VecDeque::new() }
     }
 
+    /// From now on the content of the body is meant, which is structured.
+    pub fn decode(&mut self) {
+        self.decoder = Some(Decoder::new());
+    }
+
+    /// The next bytes of the content.
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(bytes) = self.decoded.pop_front() {
+                return Ok(Some(bytes));
+            }
+            let bytes = self.next_sent().await?;
+            match (&mut self.decoder, bytes) {
+                (None, bytes) => return Ok(bytes),
+                (Some(decoder), Some(bytes)) => self.decoded.extend(decoder.push(bytes)?),
+                (Some(decoder), None) => return decoder.end().map(|()| None),
+            }
+        }
+    }
+
+    async fn next_sent(&mut self) -> Result<Option<Bytes>, Error> {
         if self.ended {
             return Ok(None);
         }

@@ -4,7 +4,7 @@ use super::address::{self, Address, Hints};
 use super::backend::AccountAccess;
 use super::error::{Code, Error};
 use super::operation::{Operation, Shape};
-use super::{BlobApi, respond};
+use super::{BlobApi, respond, structured};
 use crate::api::auth::blob::sas::Overrides;
 use crate::api::auth::blob::{self as auth, Access, Level, Verdict};
 use crate::api::auth::query_pairs;
@@ -275,9 +275,31 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Length announced for the body; `None` if it is sent in pieces.
+    /// Whether the body, or that of the answer to a read, is structured.
+    pub fn is_structured(&self, operation: Operation) -> Result<bool, Error> {
+        let Some(value) = self.header(structured::HEADER) else { return Ok(false) };
+        if !matches!(
+            operation,
+            Operation::GetBlob | Operation::PutBlob | Operation::PutBlock | Operation::AppendBlock
+        ) {
+            return Err(Error::not_implemented("a structured body of this operation"));
+        }
+        match value.eq_ignore_ascii_case(structured::VALUE) {
+            true => Ok(true),
+            false => {
+                let why = format!("{} must be `{}`.", structured::HEADER, structured::VALUE);
+                Err(Error::new(Code::InvalidHeaderValue).because(why))
+            }
+        }
+    }
+
+    /// Length announced for the content of the body; `None` if it is sent in pieces.
     pub fn content_length(&self) -> Option<u64> {
-        self.header("content-length")?.parse().ok()
+        let name = match self.header(structured::HEADER) {
+            Some(_) => structured::LENGTH_HEADER,
+            None => "content-length",
+        };
+        self.header(name)?.parse().ok()
     }
 
     /// Proposes; a signature that may only create is told about permission, not about existence.
@@ -301,7 +323,6 @@ const UNHEARD: &[(&str, &str)] = &[
     ("x-ms-source-encryption-key", "a key of the customer"),
     ("x-ms-immutability-policy-until-date", "an immutability policy"),
     ("x-ms-legal-hold", "a legal hold"),
-    ("x-ms-structured-body", "a structured body"),
     ("x-ms-copy-source-authorization", "a token for the source of a copy"),
 ];
 

@@ -125,13 +125,20 @@ pub async fn bring(call: &Call<'_>, range: Option<&str>, length_max: u64) -> Res
         Error::new(Code::InvalidHeaderValue).because("x-ms-copy-source must be a URL of http or https.")
     })?;
     let expected = Sums::of_source(call)?;
-    let is_here = call.head.host.is_some_and(|host| host.eq_ignore_ascii_case(parts.host));
-    let source = match is_here {
+    let source = match is_here(call, parts) {
         true => bring_own(call, parts, range, length_max, expected.wanted()).await?,
         false => fetch(call, url, range, length_max, expected.wanted()).await?,
     };
     expected.check(&source.stored.sums)?;
     Ok(source)
+}
+
+/// Whether the source is a blob of this cluster: at the host of the request, or, without a signature and therefore of the
+/// caller's own account, where the public cloud would have it (which is where `az storage blob copy start` has it).
+fn is_here(call: &Call, parts: Parts) -> bool {
+    let same_host = call.head.host.is_some_and(|host| host.eq_ignore_ascii_case(parts.host));
+    let own = parts.host.strip_prefix(call.account.name.as_str());
+    same_host || (parts.query.is_empty() && own.is_some_and(|rest| rest.starts_with(".blob.")))
 }
 
 fn unverified(why: impl Into<String>) -> Error {

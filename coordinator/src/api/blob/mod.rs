@@ -12,7 +12,7 @@
 //! uploads together hold at most [`ROOM_MIB`]; one more waits, and is told to come back if that takes too long.
 //!
 //! Not implemented, answered with 501 `NotImplemented`: page blobs, snapshots and versions, leases, tags, tiers, queries,
-//! setting service properties, statistics, user delegation keys, keys of customers, structured bodies. Ignored: access
+//! setting service properties, statistics, user delegation keys, keys of customers. Ignored: access
 //! tiers and encryption scopes of writes, origins of browsers.
 
 pub(crate) mod address;
@@ -30,6 +30,7 @@ pub(crate) mod operation;
 mod policies;
 mod range;
 mod respond;
+mod structured;
 mod sums;
 mod xml;
 
@@ -84,7 +85,7 @@ impl BlobApi {
             clock: Arc::new(clock),
             replicas: None,
             room: Arc::new(Semaphore::new(ROOM_MIB)),
-            appending: Arc::new(Turns::new()),
+            appending: Arc::default(),
         }
     }
 
@@ -149,9 +150,13 @@ async fn respond_to(
     api: &BlobApi,
 ) -> Result<HttpResponse, Error> {
     let (operation, call) = Call::open(Head::of(request), api).await?;
+    let is_structured = call.is_structured(operation)?;
+    if is_structured && operation != Operation::GetBlob {
+        body.decode();
+    }
     // What a write stores or finds here already stays until the state knows of it, or never will.
     let _hold = (!request.method().is_safe()).then(|| api.chunks.hold());
-    match operation {
+    let mut response = match operation {
         Operation::ListContainers => containers::list(&call).await,
         Operation::AccountInfo => containers::account_info(),
         Operation::CreateContainer => containers::create(&call).await,
@@ -179,7 +184,11 @@ async fn respond_to(
         Operation::GetContainerAcl => policies::get(&call).await,
         Operation::SetContainerAcl => policies::set(&call, body).await,
         Operation::Batch => batch::run(&call, body).await,
+    }?;
+    if is_structured {
+        respond::set(response.headers_mut(), structured::HEADER, structured::VALUE);
     }
+    Ok(response)
 }
 
 #[cfg(test)]

@@ -68,7 +68,8 @@ impl Operation {
                 ("GET", "", "list") => Ok(Operation::ListContainers),
                 ("GET" | "HEAD", "account", "properties") => Ok(Operation::AccountInfo),
                 ("GET", "service", "properties") => Ok(Operation::ServiceProperties),
-                ("POST", "", "batch") => Ok(Operation::Batch),
+                // The JavaScript package takes the account in a path for a container.
+                ("POST", "" | "container", "batch") => Ok(Operation::Batch),
                 (_, _, "") => Err(Code::InvalidQueryParameterValue.into()),
                 _ => Err(Error::not_implemented(&format!("service operation `{restype}` `{comp}`"))),
             },
@@ -184,6 +185,7 @@ mod tests {
         let cases = [
             ("GET", Level::Service, None, Some("list"), Ok(Operation::ListContainers)),
             ("POST", Level::Service, None, Some("batch"), Ok(Operation::Batch)),
+            ("POST", Level::Service, container, Some("batch"), Ok(Operation::Batch)),
             ("PUT", Level::Service, Some("service"), Some("properties"), Err(Code::NotImplemented)),
             ("PUT", Level::Container, container, None, Ok(Operation::CreateContainer)),
             ("HEAD", Level::Container, container, None, Ok(Operation::ContainerProperties)),

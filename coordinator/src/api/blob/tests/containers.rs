@@ -141,7 +141,7 @@ async fn what_is_not_built_says_so() {
         ("GET", "/acct/cont/b", &[("x-ms-if-tags", "a='b'")]),
         ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-tags", "a=b")]),
         ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-encryption-key", "AAAA")]),
-        ("GET", "/acct/cont/b", &[("x-ms-structured-body", "XSM/1.0; properties=crc64")]),
+        ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-structured-body", "XSM/1.0; properties=crc64")]),
         ("PUT", "/acct/cont/b?comp=metadata", &[("x-ms-legal-hold", "true")]),
         ("PUT", "/acct/cont/b?comp=tier", &[("x-ms-access-tier", "Cool")]),
     ];

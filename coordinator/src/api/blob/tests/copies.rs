@@ -46,6 +46,10 @@ async fn a_copy_of_a_blob_here_has_its_content_and_says_where_from() {
     let listed = rig.get("/acct/cont?restype=container&comp=list&include=copy").await;
     assert_eq!(listed.texts("CopyStatus"), ["success"; 2]);
     assert!(rig.get("/acct/cont?restype=container&comp=list").await.texts("CopyStatus").is_empty());
+    // As `az` names a blob of its own account.
+    let cloud = "https://acct.blob.core.windows.net/cont/a%20b";
+    assert_eq!(copy(&rig, "/acct/cont/az", cloud, &[]).await.status, 202);
+    assert!(rig.get("/acct/cont/az").await.body == content);
     // Metadata of the request takes the place of the source's; what replaces a copy is none.
     copy(&rig, "/acct/cont/one", &url("/acct/cont/a%20b"), &[("x-ms-meta-n", "1")]).await;
     let found = rig.get("/acct/cont/one").await;

@@ -395,3 +395,40 @@ async fn checksums_of_bodies_and_ranges() {
     let whole = rig.send("GET", "/acct/cont/b", &[(md5, "true")], b"").await;
     assert_eq!(whole.outcome(), (400, "OutOfRangeInput"));
 }
+
+#[actix_web::test]
+async fn structured_bodies_both_ways() {
+    use super::super::structured::{Decoder, Encoder, HEADER, LENGTH_HEADER, VALUE};
+    let rig = Rig::new();
+    rig.create("cont").await;
+    let content: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 241) as u8).collect();
+    let encode = |content: &[u8]| {
+        let mut encoder = Encoder::new(content.len() as u64);
+        [encoder.begin().concat(), encoder.push(content.to_vec().into()).concat()].concat()
+    };
+    let length = content.len().to_string();
+    let headers = [(HEADER, VALUE), (LENGTH_HEADER, length.as_str())];
+    let answer = rig.put("/acct/cont/b", &headers, &encode(&content)).await;
+    assert_eq!((answer.status, answer.header(HEADER)), (201, VALUE), "{}", answer.text());
+    assert!(rig.get("/acct/cont/b").await.body == content);
+    for (range, expected) in
+        [("", &content[..]), ("bytes=10-19", &content[10..20]), ("bytes=1-", &content[1..])]
+    {
+        let answer = rig.send("GET", "/acct/cont/b", &[(HEADER, VALUE), ("x-ms-range", range)], b"").await;
+        assert_eq!(answer.header(LENGTH_HEADER), expected.len().to_string());
+        let mut decoder = Decoder::new();
+        let found = decoder.push(answer.body.into()).unwrap().concat();
+        decoder.end().unwrap();
+        assert!(found == expected);
+    }
+    let mut damaged = encode(&content);
+    damaged[1_000_000] ^= 1;
+    let block = "/acct/cont/b?comp=block&blockid=QQ%3D%3D";
+    assert_eq!(rig.send("PUT", block, &headers, &damaged).await.outcome(), (400, "Crc64Mismatch"));
+    assert_eq!(rig.put("/acct/cont/b", &headers, b"not structured").await.outcome(), (400, "InvalidInput"));
+    let other = [(HEADER, "XSM/2.0"), (LENGTH_HEADER, "1")];
+    assert_eq!(rig.put("/acct/cont/b", &other, b"x").await.outcome(), (400, "InvalidHeaderValue"));
+    rig.put("/acct/cont/empty", &[(HEADER, VALUE), (LENGTH_HEADER, "0")], &encode(b"")).await;
+    let empty = rig.send("GET", "/acct/cont/empty", &[(HEADER, VALUE)], b"").await;
+    assert_eq!((empty.status, empty.body), (200, encode(b"")));
+}
