@@ -15,7 +15,7 @@ use lote_shared::network::{Config, Identity, Network, Role};
 use lote_worker::attempt::fetch::fetch_all;
 use lote_worker::attempt::http::{HttpStore, Limits};
 use lote_worker::attempt::own::OwnStore;
-use lote_worker::attempt::transfer::{Error, Retries, Sink, Source};
+use lote_worker::attempt::transfer::{Error, Retries, Sink, Source, Wanted};
 use lote_worker::attempt::upload::{Place, upload_all};
 use lote_worker::layout::TaskLayout;
 use lote_worker::swarm::{Rates, Swarm};
@@ -170,7 +170,10 @@ fn many_large_files_at_once_wait_for_each_other_and_not_for_ever() {
         }
         let fetch = async |n: usize| {
             let target = world.folder.path().join(format!("file-{n}"));
-            let length = world.store.fetch(&world.url("cont", &format!("/{n}"), "r"), &target, 0o600).await;
+            let length = world
+                .store
+                .fetch(&Wanted::at(world.url("cont", &format!("/{n}"), "r")), &target, 0o600)
+                .await;
             assert_eq!(length.unwrap(), 400_000 + n as u64);
             assert!(std::fs::read(target).unwrap() == of(n), "file {n}");
         };
@@ -200,7 +203,7 @@ fn a_file_comes_once_and_is_laid_down_from_the_cache_after_that() {
             }
             for (path, expected, bits) in cases {
                 let url = world.url("cont", path, "r");
-                let length = world.store.fetch(&url, &target, bits).await.unwrap();
+                let length = world.store.fetch(&Wanted::at(&url), &target, bits).await.unwrap();
                 assert_eq!(length, expected.len() as u64);
                 assert!(std::fs::read(&target).unwrap() == expected, "{path}");
                 assert_eq!(mode(&target), bits);
@@ -317,7 +320,7 @@ fn without_the_coordinator_it_is_a_transient_fault_and_no_other_way_is_taken() {
         let target = world.folder.path().join("file");
         // HTTP would still answer.
         assert!(world.get("/there").await.status().is_success());
-        let error: Error = world.store.fetch(&url, &target, 0o600).await.unwrap_err();
+        let error: Error = world.store.fetch(&Wanted::at(&url), &target, 0o600).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
         // What is not below the endpoint goes there even now.
         let cache = ChunkStore::open(&world.folder.path().join("another")).unwrap();
@@ -326,7 +329,7 @@ fn without_the_coordinator_it_is_a_transient_fault_and_no_other_way_is_taken() {
         let swarm = Swarm::new(world.network.clone(), cache.clone(), Rates::default(), idle);
         let stranger = OwnStore::new(world.network.clone(), cache, http, idle, swarm);
         stranger.home().set(world.coordinator.peer(), vec![format!("{}x", world.endpoint)]);
-        assert_eq!(stranger.fetch(&url, &target, 0o600).await.unwrap(), 1);
+        assert_eq!(stranger.fetch(&Wanted::at(&url), &target, 0o600).await.unwrap(), 1);
     });
 }
 
@@ -339,9 +342,38 @@ fn where_the_last_leader_is_gone_another_coordinator_is_asked() {
         world.store.home().set_coordinators(vec![gone, world.coordinator.peer()]);
         // The endpoint of before is remembered, too.
         let target = world.folder.path().join("file");
-        assert_eq!(world.store.fetch(&world.url("cont", "/there", "r"), &target, 0o600).await.unwrap(), 1);
+        assert_eq!(
+            world.store.fetch(&Wanted::at(world.url("cont", "/there", "r")), &target, 0o600).await.unwrap(),
+            1
+        );
         let expiry_and_rights = world.url("cont", "/there", "r").split_once('?').unwrap().1.to_owned();
         let named = format!("http://gone:1/lote/cont/there?{expiry_and_rights}");
-        assert_eq!(world.store.fetch(&named, &target, 0o600).await.unwrap(), 1);
+        assert_eq!(world.store.fetch(&Wanted::at(&named), &target, 0o600).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn small_files_of_a_container_come_together() {
+    with_world(async |world| {
+        let content = |n: usize| vec![n as u8; 90_000 + n];
+        for n in 0..12 {
+            world.put(&format!("/many/{n}"), &content(n)).await;
+        }
+        world.put("/many/none", b"").await;
+        let container = |permissions| {
+            let url = world.url("cont", "", permissions);
+            ResourceSource::ContainerUrl { url, prefix: "many/".into() }
+        };
+        // What may be listed and not read is not laid down, although its content is known.
+        let denied = world.fetch(container("l")).await.unwrap_err();
+        assert_eq!(denied.code, "BlobAccessDenied");
+        world.fetch(container("rl")).await.unwrap();
+        let laid_down =
+            |n: usize| std::fs::read(world.folder.path().join(format!("wd/in/many/{n}"))).unwrap();
+        (0..12).for_each(|n| assert!(laid_down(n) == content(n), "{n}"));
+        assert_eq!(std::fs::read(world.folder.path().join("wd/in/many/none")).unwrap(), b"");
+        // Again, of what is here.
+        world.lose_content();
+        world.fetch(container("rl")).await.unwrap();
     });
 }

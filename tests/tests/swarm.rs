@@ -6,7 +6,7 @@ use lote_shared::chunks::{CHUNK, ChunkId, ChunkStore, FileWriter, Manifest, Posi
 use lote_shared::network::{Config, Identity, Multiaddr, Network, PeerId, Protocol, Role, Stream};
 use lote_shared::protocol::data;
 use lote_shared::protocol::swarm::{Request, Response, UNIT_FOLLOWS};
-use lote_worker::swarm::{Rates, Swarm};
+use lote_worker::swarm::{Bundle, Rates, Swarm};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -149,6 +149,34 @@ async fn what_one_host_has_the_others_get_from_it() {
     world.hosts[0].0.network.shutdown().await;
     assert!(world.bring(2).await);
     [1, 2].into_iter().for_each(|host| world.check(host));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_contents_come_together_and_go_on_from_host_to_host() {
+    let world = World::start(3).await;
+    let small = |n: u8| vec![n; 100 * 1024 + usize::from(n)];
+    let write = |n: u8| FileWriter::cached(&world.coordinator.store, ()).copy_from(&small(n)[..]).unwrap().0;
+    let contents: Vec<Manifest> = (0..20).map(write).collect();
+    // Large ones, empty ones and those that are named twice do not belong to it.
+    let others = [world.manifest, Manifest::empty(), contents[0]];
+    let bundle = Bundle::of(contents.iter().chain(&others)).unwrap();
+    assert_eq!(bundle.id, Bundle::of(contents.iter()).unwrap().id);
+    assert_ne!(bundle.id, Bundle::of(contents[1..].iter()).unwrap().id);
+    assert!(Bundle::of(contents[..2].iter()).is_none(), "no more than one small content");
+    let bring = async |host: usize| {
+        let turn = world.hosts[host].1.turn(bundle.id).await.unwrap();
+        turn.bring_bundle(world.coordinator.network.peer(), &bundle).await.unwrap()
+    };
+    assert!(bring(0).await);
+    world.lose_content();
+    assert!(bring(1).await && bring(2).await);
+    for (host, _) in &world.hosts {
+        assert!(bundle.is_here(&host.store));
+        for (n, content) in (0..).zip(&contents) {
+            assert!(host.content(content) == small(n));
+        }
+        assert!(!host.store.contains(world.manifest.root));
+    }
 }
 
 /// What a holder answers to pulls.

@@ -10,19 +10,20 @@ use crate::attempt::transfer::Error;
 use lote_shared::chunks::arriving::Arriving;
 use lote_shared::chunks::fetch::{self, Get, bring};
 use lote_shared::chunks::swarm::{Leave, Puller, serve_pulls};
-use lote_shared::chunks::{ChunkId, ChunkStore, Manifest};
+use lote_shared::chunks::{ChunkId, ChunkStore, Manifest, Tree};
 use lote_shared::network::rate::Rate;
 use lote_shared::network::{Incoming, Multiaddr, Network, OpenError, Patient, PeerId, Protocol, Stream};
 use lote_shared::protocol::data::{self, StreamError};
 use lote_shared::protocol::swarm::{ADDRESSES_MAX, Request, Response, SOURCES_MAX, Source, Trouble};
 use lote_shared::turns::Turns;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
-/// Smaller contents are fetched from the coordinator: asking whom to pull from would take as long.
+/// Smaller contents are fetched from the coordinator, if there are not many of them at once ([`Bundle`]): asking whom to
+/// pull from would take as long.
 pub const LEAST: u64 = 256 * 1024;
 /// Downloads at once, each with a chunk or two in memory. Small files do not wait for them.
 const DOWNLOADS_MAX: usize = 8;
@@ -125,6 +126,35 @@ impl Swarm {
     }
 }
 
+/// Small contents that are brought together. Whoever needs the same ones in the same order means the same bundle.
+#[derive(Debug)]
+pub struct Bundle {
+    pub id: ChunkId,
+    length: u64,
+    chunks: Vec<ChunkId>,
+}
+
+impl Bundle {
+    /// Of those that are small; `None` if together they are no more than one small content.
+    pub fn of<'a>(contents: impl Iterator<Item = &'a Manifest>) -> Option<Bundle> {
+        let mut hash = blake3::Hasher::new_derive_key("lote 2026-11 bundle of contents");
+        let (mut length, mut chunks, mut seen) = (0, Vec::new(), BTreeSet::new());
+        for content in contents.filter(|content| (1..LEAST).contains(&content.length)) {
+            // So short a content is one chunk, unless it was put together.
+            if content.tree == Tree::Chunk && seen.insert(content.root) {
+                hash.update(&content.root.0);
+                chunks.push(content.root);
+                length += content.length;
+            }
+        }
+        (length >= LEAST).then(|| Bundle { id: ChunkId(*hash.finalize().as_bytes()), length, chunks })
+    }
+
+    pub fn is_here(&self, cache: &ChunkStore) -> bool {
+        self.chunks.iter().all(|id| cache.contains(*id))
+    }
+}
+
 /// The right to bring one content here.
 pub struct Turn<'a> {
     swarm: &'a Swarm,
@@ -135,6 +165,22 @@ pub struct Turn<'a> {
 impl Turn<'_> {
     /// Brings all of the content into the cache. False: this coordinator knows no swarm, and nothing was done.
     pub async fn bring(self, coordinator: PeerId, manifest: &Manifest) -> Result<bool, Error> {
+        let bring = async |download: &mut Download| bring(&self.swarm.cache, manifest, download).await;
+        self.download(coordinator, (manifest.root, manifest.length), bring).await
+    }
+
+    /// As [`Turn::bring`], of the contents of a bundle.
+    pub async fn bring_bundle(self, coordinator: PeerId, bundle: &Bundle) -> Result<bool, Error> {
+        let bring = async |download: &mut Download| download.get(&bundle.chunks).await;
+        self.download(coordinator, (bundle.id, bundle.length), bring).await
+    }
+
+    async fn download(
+        &self,
+        coordinator: PeerId,
+        (content, length): (ChunkId, u64),
+        bring: impl AsyncFnOnce(&mut Download) -> Result<(), fetch::Error>,
+    ) -> Result<bool, Error> {
         let swarm = self.swarm;
         let opened =
             tokio::time::timeout(OPEN_WITHIN * 3, swarm.network.open(coordinator, Protocol::Swarm)).await;
@@ -155,9 +201,8 @@ impl Turn<'_> {
             failures: 0,
         };
         let addresses = swarm.reachable();
-        let (content, length) = (manifest.root, manifest.length);
         download.ask(&Request::Want { content, length, have: 0, addresses }).await?;
-        bring(&swarm.cache, manifest, &mut download).await.map_err(failed)?;
+        bring(&mut download).await.map_err(failed)?;
         drop(expecting);
         download.done().await;
         Ok(true)

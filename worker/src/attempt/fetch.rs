@@ -4,7 +4,7 @@
 //! list, are fetched side by side; where two name the same file the later one wins, as it would one by one.
 
 use super::packages;
-use super::transfer::{Error, Retries, Source, retrying, shown};
+use super::transfer::{Error, Retries, Source, Wanted, retrying, shown};
 use crate::layout::inside;
 use futures::{StreamExt, stream};
 use lote_shared::model::{FailureInfo, ResourceFile, ResourceSource};
@@ -17,7 +17,7 @@ const FETCHES_AT_ONCE: usize = 8;
 
 /// One file to fetch.
 struct Item {
-    url: String,
+    file: Wanted,
     mode: u32,
 }
 
@@ -36,7 +36,7 @@ pub async fn fetch_all(
                 if path.as_os_str().is_empty() {
                     return Err(outside(&file.file_path));
                 }
-                run.insert(path, Item { url: url.clone(), mode: file.file_mode });
+                run.insert(path, Item { file: Wanted::at(url), mode: file.file_mode });
                 continue;
             }
             ResourceSource::ContainerUrl { url, prefix } => (url, prefix),
@@ -79,7 +79,7 @@ async fn fetch_container(
             }
             let url =
                 source.blob_url(container, &blob.name).map_err(|error| list_failure(&error, container))?;
-            run.insert(below.join(path), Item { url, mode });
+            run.insert(below.join(path), Item { file: Wanted { url, content: blob.content }, mode });
         }
         fetch_run(source, run, working, retries).await?;
         match page.next {
@@ -96,15 +96,18 @@ async fn fetch_run(
     working: &Path,
     retries: Retries,
 ) -> Result<(), FailureInfo> {
-    let fetches = run.into_iter().map(|(path, item)| async move {
+    let (places, files): (Vec<_>, Vec<_>) =
+        run.into_iter().map(|(path, item)| ((path, item.mode), item.file)).unzip();
+    let files = source.gather(files).await;
+    let fetches = places.into_iter().zip(files).map(|((path, mode), file)| async move {
         let target = working.join(&path);
         if let Some(parent) = target.parent() {
             make_directory(parent).await?;
         }
-        retrying(retries, || source.fetch(&item.url, &target, item.mode))
+        retrying(retries, || source.fetch(&file, &target, mode))
             .await
             .map(drop)
-            .map_err(|error| fetch_failure(&error, &item.url, &path))
+            .map_err(|error| fetch_failure(&error, &file.url, &path))
     });
     let mut fetches = stream::iter(fetches).buffer_unordered(FETCHES_AT_ONCE);
     while let Some(result) = fetches.next().await {

@@ -4,7 +4,7 @@
 //! addresses alike, since only the path is appended to and only the query extended. Requests carry nothing but what
 //! the URL carries.
 
-use super::transfer::{Error, Listed, Page, Sink, Source};
+use super::transfer::{Error, Listed, Page, Sink, Source, Wanted};
 use base64::Engine;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -221,7 +221,13 @@ impl HttpStore {
 }
 
 impl Source for HttpStore {
-    fn fetch<'a>(&'a self, url: &'a str, target: &'a Path, mode: u32) -> BoxFuture<'a, Result<u64, Error>> {
+    fn fetch<'a>(
+        &'a self,
+        file: &'a Wanted,
+        target: &'a Path,
+        mode: u32,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        let url = file.url.as_str();
         Box::pin(self.fetch_file(url, target, mode))
     }
 
@@ -354,7 +360,7 @@ fn parse_list(xml: &[u8]) -> Result<Page, Error> {
                     }
                     [b"Blobs", b"Blob"] => {
                         let name = name.take().ok_or_else(|| broken("a blob without a name".into()))?;
-                        page.blobs.push(Listed { name, length: std::mem::take(&mut length) });
+                        page.blobs.push(Listed { name, length: std::mem::take(&mut length), content: None });
                     }
                     [b"NextMarker"] => {
                         page.next = Some(value.trim().to_owned()).filter(|next| !next.is_empty())
@@ -380,7 +386,7 @@ mod tests {
             <Blob><Name>a/b &amp; c&#xe4;.txt</Name><Properties><Content-Length>12</Content-Length><Etag>1</Etag></Properties></Blob>
             <Blob><Name Encoded="true">x%EF%BF%BEy</Name><Properties><Content-Length>0</Content-Length></Properties></Blob>
             </Blobs><NextMarker>2!8</NextMarker></EnumerationResults>"#;
-        let listed = |name: &str, length| Listed { name: name.into(), length };
+        let listed = |name: &str, length| Listed { name: name.into(), length, content: None };
         let page = parse_list(xml).unwrap();
         assert_eq!(page.blobs, [listed("a/b & c\u{e4}.txt", 12), listed("x\u{fffe}y", 0)]);
         assert_eq!(page.next.as_deref(), Some("2!8"));

@@ -14,11 +14,12 @@
 //! The cache survives crashes, but nothing depends on it: a torn or missing chunk is noticed and fetched again.
 
 use super::http::{self, HttpStore};
-use super::transfer::{Error, Listed, Page, Sink, Source};
+use super::transfer::{Error, Listed, Page, Sink, Source, Wanted};
 use crate::cache;
-use crate::swarm::{self, Swarm};
+use crate::swarm::{self, Bundle, Swarm};
 use base64::Engine;
 use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
 use lote_shared::chunks::fetch::{self, Client};
 use lote_shared::chunks::{self, ChunkStore, FileWriter, Manifest, Tap, Walk};
 use lote_shared::model::Producer;
@@ -177,20 +178,80 @@ impl OwnStore {
         result
     }
 
-    async fn fetch_blob(&self, peers: &[PeerId], url: &str, target: &Path, mode: u32) -> Result<u64, Error> {
+    async fn resolve(&self, peers: &[PeerId], url: &str) -> Result<Manifest, Error> {
+        let resolve = async |client: &mut Conversation| {
+            client.resolve(url).await.map_err(failed).map(|blob| blob.manifest)
+        };
+        self.converse(peers, resolve).await
+    }
+
+    /// What is known of files, and the small ones among them here: those that many hosts may need come as one content from
+    /// whoever the coordinator names, as a large one does.
+    async fn gather_files(&self, mut files: Vec<Wanted>) -> Vec<Wanted> {
+        let owned: Vec<_> = files.iter().map(|file| self.home.of(&file.url)).collect();
+        // A list may be readable where what it lists is not, and its signature is good for all of it or for none.
+        let listed = files.iter().zip(&owned).find_map(|(file, own)| file.content.and(own.as_ref()));
+        if let Some((peers, url)) = listed
+            && let Err(error) = self.resolve(peers, url).await
+        {
+            tracing::debug!(%error, "files that were listed cannot be read");
+            files.iter_mut().for_each(|file| file.content = None);
+            return files;
+        }
+        let unknown = files.iter().zip(&owned).enumerate().filter_map(|(at, (file, own))| {
+            let (peers, url) = own.as_ref().filter(|_| file.content.is_none())?;
+            Some(async move { (at, self.resolve(peers, url).await.ok()) })
+        });
+        // One alone is resolved where it is fetched.
+        let resolved: Vec<_> = match files.len() {
+            0 | 1 => Vec::new(),
+            _ => stream::iter(unknown.collect::<Vec<_>>()).buffered(CONVERSATIONS_MAX).collect().await,
+        };
+        for (at, content) in resolved {
+            files[at].content = content;
+        }
+        let small = files.iter().zip(&owned).filter(|(_, own)| own.is_some());
+        let bundle = Bundle::of(small.filter_map(|(file, _)| file.content.as_ref()));
+        let peers = owned.iter().flatten().next().map(|(peers, _)| peers.as_slice());
+        if let (Some(bundle), Some([coordinator, ..])) = (bundle, peers)
+            && !bundle.is_here(&self.cache)
+        {
+            let brought = match self.swarm.turn(bundle.id).await {
+                Ok(turn) => turn.bring_bundle(*coordinator, &bundle).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = brought {
+                tracing::info!(%error, "the swarm did not bring all files; a coordinator is asked for the rest");
+            }
+        }
+        files
+    }
+
+    async fn fetch_blob(
+        &self,
+        peers: &[PeerId],
+        url: &str,
+        content: Option<Manifest>,
+        target: &Path,
+        mode: u32,
+    ) -> Result<u64, Error> {
         // What is touched below stays until the file is laid down.
         let _hold = self.cache.hold();
         // A large one comes from whoever the coordinator names; the conversation is over by then, so that it holds up
         // nobody.
-        let manifest = self
-            .converse(peers, async |client| {
-                let manifest = client.resolve(url).await.map_err(failed)?.manifest;
-                if manifest.length < swarm::LEAST {
-                    client.fetch(&self.cache, &manifest).await.map_err(failed)?;
-                }
-                Ok(manifest)
-            })
-            .await?;
+        let manifest = match content {
+            Some(manifest) => manifest,
+            None => {
+                let find = async |client: &mut Conversation| {
+                    let manifest = client.resolve(url).await.map_err(failed)?.manifest;
+                    if manifest.length < swarm::LEAST {
+                        client.fetch(&self.cache, &manifest).await.map_err(failed)?;
+                    }
+                    Ok(manifest)
+                };
+                self.converse(peers, find).await?
+            }
+        };
         if manifest.length >= swarm::LEAST && self.follow(peers, &manifest, target, mode).await? {
             return Ok(manifest.length);
         }
@@ -257,7 +318,11 @@ impl OwnStore {
         let (blobs, next) = self
             .converse(peers, async |client| client.list(url, prefix, from, LIST_MAX).await.map_err(failed))
             .await?;
-        let listed = |(name, blob): (String, data::Blob)| Listed { name, length: blob.manifest.length };
+        let listed = |(name, blob): (String, data::Blob)| Listed {
+            name,
+            length: blob.manifest.length,
+            content: Some(blob.manifest).filter(Manifest::is_plausible),
+        };
         Ok(Page { blobs: blobs.into_iter().map(listed).collect(), next })
     }
 
@@ -300,10 +365,21 @@ impl OwnStore {
 }
 
 impl Source for OwnStore {
-    fn fetch<'a>(&'a self, url: &'a str, target: &'a Path, mode: u32) -> BoxFuture<'a, Result<u64, Error>> {
-        match self.home.of(url) {
-            Some((peers, url)) => Box::pin(async move { self.fetch_blob(&peers, &url, target, mode).await }),
-            None => self.others.fetch(url, target, mode),
+    fn gather(&self, files: Vec<Wanted>) -> BoxFuture<'_, Vec<Wanted>> {
+        Box::pin(self.gather_files(files))
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        file: &'a Wanted,
+        target: &'a Path,
+        mode: u32,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        match self.home.of(&file.url) {
+            Some((peers, url)) => {
+                Box::pin(async move { self.fetch_blob(&peers, &url, file.content, target, mode).await })
+            }
+            None => self.others.fetch(file, target, mode),
         }
     }
 

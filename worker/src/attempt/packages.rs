@@ -3,7 +3,7 @@
 //! A package is unpacked beside its place and moved there when it is complete, so that whoever finds it there finds all of
 //! it. Attempts that need the same one at the same time wait for whoever came first.
 
-use super::transfer::{Retries, Source, retrying};
+use super::transfer::{Retries, Source, Wanted, retrying};
 use crate::layout::inside;
 use lote_shared::model::{ApplicationId, FailureInfo, PackageReference, PackageVersion, package_directory};
 use lote_shared::turns::Turns;
@@ -49,7 +49,8 @@ pub async fn deploy(
     let name = version.folded();
     let (zip, unpacked) = (parent.join(format!(".{name}.zip")), parent.join(format!(".{name}.new")));
     tokio::fs::create_dir_all(&parent).await.map_err(|error| failed(error.to_string()))?;
-    let fetched = retrying(retries, || source.fetch(url, &zip, 0o600)).await;
+    let file = Wanted::at(url);
+    let fetched = retrying(retries, || source.fetch(&file, &zip, 0o600)).await;
     let result = match fetched {
         Err(error) => Err(failed(error.to_string())),
         Ok(_) => {

@@ -4,6 +4,7 @@
 //! everything else on. Content is streamed between network and disk; nothing here ever holds a whole file.
 
 use futures::future::BoxFuture;
+use lote_shared::chunks::Manifest;
 use lote_shared::model::Producer;
 use rand::Rng;
 use std::io;
@@ -61,6 +62,23 @@ impl Error {
 pub struct Listed {
     pub name: String,
     pub length: u64,
+    /// Where the store says so.
+    pub content: Option<Manifest>,
+}
+
+/// A file to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub url: String,
+    /// If it is known already.
+    pub content: Option<Manifest>,
+}
+
+impl Wanted {
+    /// Of which nothing is known yet.
+    pub fn at(url: impl Into<String>) -> Wanted {
+        Wanted { url: url.into(), content: None }
+    }
 }
 
 /// A part of a container's list.
@@ -73,9 +91,20 @@ pub struct Page {
 
 /// Where files come from.
 pub trait Source: Send + Sync {
-    /// Streams the content of `url` into the new or emptied file `target` with permission bits `mode`. Complete and
+    /// Makes files ready that will be fetched next, where that is less work for all of them together, and gives them with
+    /// what has become known. Whatever goes wrong here is for [`Source::fetch`] to say.
+    fn gather(&self, files: Vec<Wanted>) -> BoxFuture<'_, Vec<Wanted>> {
+        Box::pin(async { files })
+    }
+
+    /// Streams the content of `file` into the new or emptied file `target` with permission bits `mode`. Complete and
     /// checked (length; MD5 where given) when this returns; after an error the file's content is undefined.
-    fn fetch<'a>(&'a self, url: &'a str, target: &'a Path, mode: u32) -> BoxFuture<'a, Result<u64, Error>>;
+    fn fetch<'a>(
+        &'a self,
+        file: &'a Wanted,
+        target: &'a Path,
+        mode: u32,
+    ) -> BoxFuture<'a, Result<u64, Error>>;
 
     /// One part of the blobs of a container whose names start with `prefix`, in the server's order.
     fn list<'a>(

@@ -1,4 +1,4 @@
-use super::super::transfer::{Error as TransferError, Page};
+use super::super::transfer::{Error as TransferError, Page, Wanted};
 use super::*;
 use futures::future::BoxFuture;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ struct Fixed(Vec<u8>, AtomicUsize);
 impl Source for Fixed {
     fn fetch<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a Wanted,
         target: &'a Path,
         _: u32,
     ) -> BoxFuture<'a, Result<u64, TransferError>> {
