@@ -2,12 +2,14 @@
 
 A coordinator holds the file and every host has a link of so many Mbit/s, both ways (network namespaces with `tc tbf`). As
 many tasks as hosts need the file, one on each, and say when they start. The floor is the file's bits over one link. The
-baseline is what one would do without: every host gets the file from one HTTP server on the coordinator's host.
+baselines are what one would do without: every host gets the file from one HTTP server on the coordinator's host; or by
+BitTorrent, with aria2 if that is here, from a seed on the coordinator's host.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from rig import cli, clock, names, network
 from rig.client import connect
 from rig.cluster import LoteCluster
 from rig.network import Network
+from torrent import write_torrent
 
 MIB = 1024 * 1024
 #: Seconds that a run may take before it is given up.
@@ -49,6 +52,7 @@ class Bench:
     def __init__(self, cluster, folder, arguments):
         self.cluster = cluster
         self.arguments = arguments
+        self.folder = folder
         self.marks = folder / "marks"
         self.marks.touch()
         script = folder / "mark.sh"
@@ -89,7 +93,8 @@ class Bench:
             victim.crash()
             expected.discard(victim.host.inode)
         if self.arguments.kill_seed:
-            time.sleep(max(0.0, begun + self.floor() * self.arguments.kill_seed / 100 - clock.now()))
+            wait_for("all chunks to be out", self.is_all_out, PATIENCE, interval=0.005)
+            print(f"the coordinator dies {clock.now() - begun:.2f} s after the begin, {len(self.seen())} hosts are done")
             self.coordinator.kill()
         wait_for("every host to have the file", lambda: expected <= set(self.seen()), PATIENCE, interval=0.05)
         took = max(at for inode, at in self.seen().items() if inode in expected) - begun
@@ -107,6 +112,11 @@ class Bench:
         ]
         self.sdk.create_tasks("bench", tasks)
 
+    def is_all_out(self) -> bool:
+        """Whether a host holds all of the file, which is laid down while it comes."""
+        files = self.folder.glob("w*/nodes/*/root/workitems/bench/job-1/*/wd/file")
+        return any(file.stat().st_size >= self.arguments.mib * MIB for file in files)
+
     def floor(self) -> float:
         """The file's bits over one link."""
         size = self.arguments.small * 100 * 1024 if self.arguments.small else self.arguments.mib * MIB
@@ -123,7 +133,8 @@ class Bench:
                 file.write(os.urandom(self.arguments.mib * MIB))
             before = os.times()
             with self.coordinator.host.entered():
-                server = subprocess.Popen([sys.executable, "-c", SERVER, self.coordinator.host.address, served])
+                command = [sys.executable, "-c", SERVER, self.coordinator.host.address, served]
+                server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             try:
                 time.sleep(1)
                 begun = clock.now()
@@ -141,6 +152,49 @@ class Bench:
         used = after.children_user + after.children_system - before.children_user - before.children_system
         return took, used
 
+    def aria2(self) -> tuple[float, int, float]:
+        """The same by BitTorrent: seconds, bytes that the seed sent, CPU seconds."""
+        folder = self.folder / "aria2"
+        (folder / "seed").mkdir(parents=True)
+        file, torrent = folder / "seed" / "file", folder / "file.torrent"
+        with open(file, "wb") as data:
+            for _ in range(self.arguments.mib):
+                data.write(os.urandom(MIB))
+        seed = self.coordinator.host
+        write_torrent(file, torrent, f"http://{seed.address}:6969/announce")
+        marks = folder / "marks"
+        marks.touch()
+        done = folder / "done.sh"
+        done.write_text(f"#!/bin/sh\nread -r up rest < /proc/uptime\necho $up $(readlink /proc/self/ns/net) >> {marks}\n")
+        done.chmod(0o755)
+        common = ["aria2c", "--quiet", "--no-conf", "--seed-ratio=0.0", "--enable-dht=false", "--file-allocation=none"]
+        common += ["--bt-tracker-interval=1", "--listen-port=6881", "--bt-max-peers=0", "--max-upload-limit=0"]
+        running = []
+        before, used = sent(seed), os.times()
+        try:
+            with seed.entered():
+                tracker = [sys.executable, Path(__file__).parent / "torrent.py", seed.address]
+                running.append(subprocess.Popen(tracker))
+                time.sleep(1)
+                running.append(subprocess.Popen([*common, "-V", f"--dir={file.parent}", torrent]))
+            time.sleep(3)
+            begun = clock.now()
+            for number, worker in enumerate(self.workers):
+                with worker.host.entered():
+                    into = [f"--dir={folder / str(number)}", f"--on-bt-download-complete={done}"]
+                    running.append(subprocess.Popen([*common, *into, torrent]))
+            ends = lambda: marks.read_text().splitlines()
+            wait_for("every host to have the file", lambda: len(ends()) == len(self.workers), PATIENCE, interval=0.05)
+            took = max(float(line.split()[0]) for line in ends()) - begun
+            out = sent(seed) - before
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        after = os.times()
+        spent = after.children_user + after.children_system - used.children_user - used.children_system
+        return took, out, spent
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,9 +202,9 @@ def main():
     parser.add_argument("--mib", type=int, default=100)
     parser.add_argument("--mbit", type=float, default=100.0)
     parser.add_argument("--kill-host", type=float, metavar="PERCENT", help="a host dies at this part of the floor")
-    parser.add_argument("--kill-seed", type=float, metavar="PERCENT", help="the coordinator dies at this part of it")
+    parser.add_argument("--kill-seed", action="store_true", help="the coordinator dies once another host holds all of it")
     parser.add_argument("--small", type=int, metavar="FILES", help="so many files of 100 KiB instead")
-    parser.add_argument("--no-http", action="store_true", help="without the baseline")
+    parser.add_argument("--no-http", action="store_true", help="without the baselines")
     arguments = parser.parse_args()
     lacking = network.lacking() or (None if cli.has_clusters() else "this lote has no `lote init`")
     if lacking:
@@ -164,9 +218,10 @@ def main():
             cluster.start()
             bench = Bench(cluster, folder, arguments)
             took, seed, used = bench.run()
-            http = None
+            http = aria2 = None
             if not (arguments.no_http or arguments.small or arguments.kill_host or arguments.kill_seed):
                 http = bench.http()
+                aria2 = bench.aria2() if shutil.which("aria2c") else None
     finally:
         names.remove_folder(folder)
     floor = bench.floor()
@@ -175,6 +230,8 @@ def main():
     print(f"{size / MIB:.0f} MiB to {arguments.hosts} hosts at {arguments.mbit:g} Mbit/s: floor {floor:.2f} s")
     print(f"{'':8}{'last host':>12}{'of the floor':>14}{'seed sent':>12}{'CPU':>10}")
     print(f"{'lote':8}{took:>10.2f} s{took / floor:>13.2f}x{seed / size:>11.2f}x{used:>8.1f} s")
+    if aria2:
+        print(f"{'aria2':8}{aria2[0]:>10.2f} s{aria2[0] / floor:>13.2f}x{aria2[1] / size:>11.2f}x{aria2[2]:>8.1f} s")
     if http:
         print(f"{'HTTP':8}{http[0]:>10.2f} s{http[0] / floor:>13.2f}x{arguments.hosts:>10d}.0x{http[1]:>8.1f} s")
 
