@@ -164,10 +164,14 @@ async fn small_contents_come_together_and_go_on_from_host_to_host() {
     assert_ne!(bundle.id, Bundle::of(contents[1..].iter()).unwrap().id);
     assert!(Bundle::of(contents[..2].iter()).is_none(), "no more than one small content");
     let bring = async |host: usize| {
-        let turn = world.hosts[host].1.turn(bundle.id).await.unwrap();
+        let turn = world.hosts[host].1.turn_of(&bundle).await.unwrap();
         turn.bring_bundle(world.coordinator.network.peer(), &bundle).await.unwrap()
     };
-    assert!(bring(0).await);
+    // Large contents that are on their way hold up none of it.
+    let large = (0..8).map(|n| world.hosts[0].1.turn(ChunkId([n; 32])));
+    let turns = futures::future::join_all(large).await;
+    assert!(tokio::time::timeout(Duration::from_secs(20), bring(0)).await.expect("it waits for nobody"));
+    drop(turns);
     world.lose_content();
     assert!(bring(1).await && bring(2).await);
     for (host, _) in &world.hosts {

@@ -25,7 +25,8 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 /// Smaller contents are fetched from the coordinator, if there are not many of them at once ([`Bundle`]): asking whom to
 /// pull from would take as long.
 pub const LEAST: u64 = 256 * 1024;
-/// Downloads at once, each with a chunk or two in memory. Small files do not wait for them.
+/// Downloads at once of large contents, and as many of bundles, each with a chunk or two in memory. Small files do not wait
+/// for large ones.
 const DOWNLOADS_MAX: usize = 8;
 /// Peers that pull from here at once, each with a chunk in memory.
 const PULLS_MAX: usize = 32;
@@ -59,6 +60,7 @@ pub struct Swarm {
     /// Longest silence of a coordinator, whose disk may be busy.
     idle: Duration,
     room: Arc<Semaphore>,
+    room_of_bundles: Arc<Semaphore>,
     downloads: Arc<Turns<ChunkId>>,
 }
 
@@ -79,6 +81,7 @@ impl Swarm {
             rates,
             idle,
             room: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            room_of_bundles: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             downloads: Arc::default(),
         }
     }
@@ -106,9 +109,18 @@ impl Swarm {
 
     /// Waits for the content's turn, of which there is one at a time, and for room among the downloads.
     pub async fn turn(&self, content: ChunkId) -> Result<Turn<'_>, Error> {
+        self.turn_in(&self.room, content).await
+    }
+
+    /// As [`Swarm::turn`]; large contents do not hold up a bundle.
+    pub async fn turn_of(&self, bundle: &Bundle) -> Result<Turn<'_>, Error> {
+        self.turn_in(&self.room_of_bundles, bundle.id).await
+    }
+
+    async fn turn_in<'a>(&'a self, room: &'a Semaphore, content: ChunkId) -> Result<Turn<'a>, Error> {
         let stopped = |_| Error::Broken("the worker stops".into());
         let alone = self.downloads.of(content).lock_owned().await;
-        let room = self.room.acquire().await.map_err(stopped)?;
+        let room = room.acquire().await.map_err(stopped)?;
         Ok(Turn { swarm: self, _alone: alone, _room: room })
     }
 

@@ -216,7 +216,7 @@ impl OwnStore {
         if let (Some(bundle), Some([coordinator, ..])) = (bundle, peers)
             && !bundle.is_here(&self.cache)
         {
-            let brought = match self.swarm.turn(bundle.id).await {
+            let brought = match self.swarm.turn_of(&bundle).await {
                 Ok(turn) => turn.bring_bundle(*coordinator, &bundle).await,
                 Err(error) => Err(error),
             };

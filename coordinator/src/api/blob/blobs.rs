@@ -7,7 +7,7 @@ use super::range;
 use super::respond::{self, BlobFacts};
 use super::structured::{self, Encoder};
 use super::sums::{Sums, Wanted};
-use crate::state::blobs::{BlobAction, Unmet, check};
+use crate::state::blobs::{BlobAction, Headers, Metadata, Unmet, check};
 use crate::state::reply::Version;
 use crate::state::{Condition, Outcome};
 use actix_web::HttpResponse;
@@ -52,7 +52,22 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
     let Stored { content, sums } = body.store(call.api, call.content_length(), PUT_MAX, wanted).await?;
     expected.check(&sums)?;
     headers.content_md5 = headers.content_md5.or(sums.md5);
-    let action = BlobAction::Put {
+    let action = whole(call, condition, content, headers, metadata);
+    let outcome = call.propose(action).await?;
+    let mut response = respond::written(StatusCode::CREATED, version_of(&outcome));
+    sums.write(response.headers_mut());
+    Ok(response)
+}
+
+/// The write of a whole block blob.
+pub fn whole(
+    call: &Call,
+    condition: Condition,
+    content: Manifest,
+    headers: Headers,
+    metadata: Metadata,
+) -> BlobAction {
+    BlobAction::Put {
         container: call.container.clone(),
         blob: call.blob.clone(),
         condition,
@@ -60,11 +75,7 @@ pub async fn put(call: &Call<'_>, body: &mut Body) -> Result<HttpResponse, Error
         headers,
         metadata,
         composed: None,
-    };
-    let outcome = call.propose(action).await?;
-    let mut response = respond::written(StatusCode::CREATED, version_of(&outcome));
-    sums.write(response.headers_mut());
-    Ok(response)
+    }
 }
 
 pub fn version_of(outcome: &Outcome) -> Option<Version> {

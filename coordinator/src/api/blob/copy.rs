@@ -5,7 +5,7 @@
 //! copy is complete when it is answered.
 
 use super::address::{self, Address, Hints, Parts};
-use super::blobs::{PUT_MAX, check_target, version_of};
+use super::blobs::{PUT_MAX, check_target, version_of, whole};
 use super::body::{Body, Stored};
 use super::call::Call;
 use super::error::{Code, Error};
@@ -92,15 +92,7 @@ pub async fn put(call: &Call<'_>) -> Result<HttpResponse, Error> {
         cache_control: given.cache_control.or(of_source.cache_control),
         content_md5: given.content_md5.or(sums.md5),
     };
-    let action = BlobAction::Put {
-        container: call.container.clone(),
-        blob: call.blob.clone(),
-        condition,
-        content: source.stored.content,
-        headers,
-        metadata,
-        composed: None,
-    };
+    let action = whole(call, condition, source.stored.content, headers, metadata);
     let outcome = call.propose(action).await?;
     let mut response = respond::written(StatusCode::CREATED, version_of(&outcome));
     sums.write(response.headers_mut());
