@@ -47,7 +47,8 @@ pub async fn open(
         peer,
     };
     let denied = |denied: auth::Denied| Error::Denied(denied.to_string());
-    let policy = api.policy(keys.id, container.as_deref(), query).await;
+    let named = auth::named_policy(&request, &keys.keys).map_err(denied)?;
+    let policy = api.policy(keys.id, container.as_deref(), named).await;
     let policy = policy.map_err(|error| Error::Busy(error.to_string()))?;
     let access: Access =
         auth::authorise(&request, &keys.keys, policy.as_ref(), (api.clock)()).map_err(denied)?;

@@ -95,7 +95,8 @@ impl<'a> Call<'a> {
             secure: head.secure,
             peer: head.peer,
         };
-        let policy = api.policy(access_keys.id, container.as_deref(), head.query).await?;
+        let named = auth::named_policy(&credentials, &access_keys.keys)?;
+        let policy = api.policy(access_keys.id, container.as_deref(), named).await?;
         let access = auth::authorise(&credentials, &access_keys.keys, policy.as_ref(), (api.clock)())?;
         let operation = Operation::of(Shape {
             method: head.method,

@@ -197,7 +197,9 @@ async fn find(call: &Call<'_>, parts: Parts<'_>) -> Result<(BlobFacts, Manifest)
         secure: call.head.secure,
         peer: call.head.peer,
     };
-    let policy = api.policy(access.id, Some(&container), parts.query).await?;
+    let named =
+        auth::named_policy(&request, &access.keys).map_err(|denied| unverified(denied.to_string()))?;
+    let policy = api.policy(access.id, Some(&container), named).await?;
     let verdict = auth::authorise(&request, &access.keys, policy.as_ref(), (api.clock)())
         .and_then(|access| access.check(Operation::GetBlob.needs(Level::Blob)));
     match verdict {

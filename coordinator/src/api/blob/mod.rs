@@ -36,7 +36,6 @@ mod xml;
 
 pub use backend::{AccountAccess, Backend};
 
-use crate::api::auth;
 use crate::data::replicas::{self, Replicas};
 use crate::engine::Unavailable;
 use crate::state::blobs::{AccessPolicy, Blobs};
@@ -97,16 +96,14 @@ impl BlobApi {
         BlobApi { chunks, replicas: Some(replicas), ..self }
     }
 
-    /// The stored access policy that a signature in this query goes by, if the container has it.
+    /// The stored access policy of this name ([`crate::api::auth::blob::named_policy`]), if the container has it.
     pub async fn policy(
         &self,
         account: AccountId,
         container: Option<&str>,
-        query: &str,
+        name: Option<String>,
     ) -> Result<Option<AccessPolicy>, Unavailable> {
-        let (Some(container), Some(name)) = (container, auth::blob::named_policy(query)) else {
-            return Ok(None);
-        };
+        let (Some(container), Some(name)) = (container, name) else { return Ok(None) };
         // One that was taken away is good nowhere any more.
         self.backend.linearize().await?;
         let find = |blobs: &Blobs| {

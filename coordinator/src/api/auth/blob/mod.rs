@@ -117,12 +117,16 @@ pub fn claimed_account(headers: &HeaderMap) -> Option<&str> {
     Some(account)
 }
 
-/// The name of the stored access policy that a signature in this query goes by.
-pub fn named_policy(query: &str) -> Option<String> {
-    let query = query_pairs_literal(query);
+/// The name of the stored access policy that the signature of a request goes by, once that signature is known to be one
+/// of these keys: nobody else has a policy looked up.
+pub fn named_policy(request: &Request, keys: &[Vec<u8>]) -> Result<Option<String>, Denied> {
+    let query = query_pairs_literal(request.query);
     let value = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
-    value("sig")?;
-    value("si").filter(|name| !name.is_empty()).map(str::to_owned)
+    let is_signed = !request.headers.contains_key("authorization") && value("sig").is_some();
+    match value("si").filter(|name| is_signed && !name.is_empty()) {
+        Some(name) => sas::check_signature(request, &query, keys).map(|_| Some(name.to_owned())),
+        None => Ok(None),
+    }
 }
 
 /// Checks the credentials of a request against the account's keys, any of which is good. `policy` is the

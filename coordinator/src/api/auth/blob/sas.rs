@@ -97,14 +97,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Checks the signature in a query.
-pub(super) fn verify(
+/// Whether the signature in a query is one of these keys; what it is for.
+pub(super) fn check_signature(
     request: &Request,
     query: &[(String, String)],
     keys: &[Vec<u8>],
-    policy: Option<&AccessPolicy>,
-    now: Timestamp,
-) -> Result<Grant, Denied> {
+) -> Result<Scope, Denied> {
     let fields = Fields(query);
     let failed = |why: &str| Denied::Failed(why.to_owned());
     if fields.find("skoid").is_some() {
@@ -123,9 +121,22 @@ pub(super) fn verify(
         }
         Some(kind) => service_text(request, &fields, kind)?,
     };
-    if !keys.iter().any(|key| verifies(key, &text, &signature)) {
-        return Err(Denied::Failed(format!("the signature does not match; the server signed `{text}`")));
+    match keys.iter().any(|key| verifies(key, &text, &signature)) {
+        true => Ok(scope),
+        false => Err(Denied::Failed(format!("the signature does not match; the server signed `{text}`"))),
     }
+}
+
+/// Checks the signature in a query, and what it says.
+pub(super) fn verify(
+    request: &Request,
+    query: &[(String, String)],
+    keys: &[Vec<u8>],
+    policy: Option<&AccessPolicy>,
+    now: Timestamp,
+) -> Result<Grant, Denied> {
+    let scope = check_signature(request, query, keys)?;
+    let fields = Fields(query);
     // A signature of an account does not cover si.
     let name = Some(fields.get("si")).filter(|name| !name.is_empty() && scope.is_of_service());
     let policy =

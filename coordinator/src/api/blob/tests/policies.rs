@@ -61,6 +61,8 @@ async fn a_signature_is_good_as_long_as_its_policy() {
     let query = by_policy("full", "", "");
     let put = rig.send_raw("DELETE", &format!("/acct/cont/b?{query}"), &[], b"").await;
     assert_eq!(put.outcome(), (403, "AuthorizationPermissionMismatch"));
+    let forged = by_policy("full", "", "").replace("sig=", "sig=A");
+    assert_eq!(read(&forged).await, 403);
     // Taken away, it is good for nothing.
     assert_eq!(rig.send("PUT", ACL, &[], b"").await.status, 200);
     assert_eq!(read(&query).await, 403);
