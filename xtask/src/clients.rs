@@ -90,14 +90,14 @@ struct Others {
 impl Others {
     fn find(steps: &mut Steps) -> Others {
         let mut javascript = None;
-        if is_here("npm") {
+        if is_here("npm") && has_node() {
             steps.run("packages of JavaScript", || {
                 javascript = Some(javascript_packages()?);
                 Ok(())
             });
         } else {
             steps.note(
-                "the tests with the JavaScript package were NOT RUN: there is no npm (Debian: nodejs, npm)",
+                "the tests with the JavaScript package were NOT RUN: there is no npm with Node.js 20 or newer",
             );
         }
         if !is_here("rclone") {
@@ -105,6 +105,15 @@ impl Others {
         }
         Others { javascript }
     }
+}
+
+/// Whether Node.js is as new as the package needs.
+fn has_node() -> bool {
+    let output = Command::new("node").arg("--version").output();
+    let version =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major >= 20)
 }
 
 fn is_here(program: &str) -> bool {

@@ -111,7 +111,12 @@ pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
     })?;
     let part = range.is_some();
     let bytes = range.unwrap_or(0..size);
+    let is_structured = call.header(structured::HEADER).is_some();
     if let Some(wanted) = sums_of_range(call) {
+        if is_structured {
+            let why = "A structured body has its checksums; ask for no other.";
+            return Err(Error::new(Code::InvalidHeaderValue).because(why));
+        }
         return summed_range(call, &facts, content, part.then_some(bytes), wanted).await;
     }
     let status = if part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
@@ -120,7 +125,6 @@ pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
     // A damaged or missing chunk breaks the connection off: the length was promised already.
     let stream = stream.inspect_err(|error| tracing::error!(%error, "a blob could not be read"));
     let stream = stream.map_err(std::io::Error::other);
-    let is_structured = call.header(structured::HEADER).is_some();
     let mut builder = HttpResponse::build(status);
     let mut response = match is_structured {
         true => {

@@ -114,6 +114,11 @@ impl Body {
             }
             upload.write(&bytes).await?;
         }
+        let length = upload.length();
+        if let Some(announced) = announced.filter(|announced| *announced != length) {
+            let why = format!("{length} bytes came of the {announced} that were announced.");
+            return Err(Error::new(Code::IncompleteBody).because(why));
+        }
         let (content, running) = upload.finish().await?;
         api.secure(&content).await?;
         Ok(Stored { content, sums: running.end() })

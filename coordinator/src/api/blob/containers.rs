@@ -1,11 +1,13 @@
 //! Operations on the account and on containers.
 
+use super::blobs::version_of;
 use super::call::Call;
 use super::error::{Code, Error};
 use super::respond::{self, BlobFacts};
 use super::xml::{self, ContainerEntry, ListQuery};
 use crate::state::Outcome;
-use crate::state::blobs::{BlobAction, Item};
+use crate::state::blobs::{BlobAction, Container, Item};
+use crate::state::reply::Version;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use base64::Engine as _;
@@ -45,20 +47,21 @@ pub async fn set_metadata(call: &Call<'_>) -> Result<HttpResponse, Error> {
 }
 
 pub fn answer(status: StatusCode, outcome: Outcome) -> Result<HttpResponse, Error> {
-    let version = match outcome {
-        Outcome::Record(version) | Outcome::Blob(version) => Some(version),
-        _ => None,
-    };
-    Ok(respond::written(status, version))
+    Ok(respond::written(status, version_of(&outcome)))
 }
 
-pub async fn properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
+/// The container's version and what `look` finds in it.
+pub async fn find<T>(call: &Call<'_>, look: impl FnOnce(&Container) -> T) -> Result<(Version, T), Error> {
     call.api.backend.linearize().await?;
     let found = call.api.backend.read(|blobs| {
         let container = blobs.container(call.account.id, &call.container)?;
-        Ok::<_, Error>((container.version, container.metadata.clone()))
+        Ok::<_, Error>((container.version, look(container)))
     });
-    let (version, metadata) = found.unwrap_or_else(|| Err(Code::InternalError.into()))?;
+    found.unwrap_or_else(|| Err(Code::InternalError.into()))
+}
+
+pub async fn properties(call: &Call<'_>) -> Result<HttpResponse, Error> {
+    let (version, metadata) = find(call, |container| container.metadata.clone()).await?;
     let mut response = HttpResponse::Ok().finish();
     let headers = response.headers_mut();
     respond::version_headers(headers, version);
@@ -81,7 +84,7 @@ pub async fn list(call: &Call<'_>) -> Result<HttpResponse, Error> {
     call.api.backend.linearize().await?;
     let found = call.api.backend.read(|blobs| {
         let page = blobs.list_containers(call.account.id, prefix, &marker, max);
-        let entry = |container: &&crate::state::blobs::Container| ContainerEntry {
+        let entry = |container: &&Container| ContainerEntry {
             name: container.name.to_string(),
             version: container.version,
             metadata: container.metadata.clone(),

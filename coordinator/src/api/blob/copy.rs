@@ -312,9 +312,6 @@ async fn fetch(
             Code::IncompleteBody => unverified(error.detail),
             _ => error,
         })?;
-    if length.is_some_and(|length| length != stored.content.length) {
-        return Err(unverified("The source ended too early."));
-    }
     let headers = Headers { content_md5: headers.content_md5.or(stored.sums.md5), ..headers };
     Ok(Source { stored, headers, metadata, appended: None })
 }

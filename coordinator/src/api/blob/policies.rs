@@ -2,7 +2,7 @@
 
 use super::body::Body;
 use super::call::Call;
-use super::containers::{answer, xml_body};
+use super::containers::{answer, find, xml_body};
 use super::error::{Code, Error};
 use super::{respond, xml};
 use crate::state::blobs::{AccessPolicy, BlobAction};
@@ -19,12 +19,7 @@ const BODY_MAX: usize = 64 * 1024;
 const PERMISSIONS: &str = "racwdxyltfmeopi";
 
 pub async fn get(call: &Call<'_>) -> Result<HttpResponse, Error> {
-    call.api.backend.linearize().await?;
-    let found = call.api.backend.read(|blobs| {
-        let container = blobs.container(call.account.id, &call.container)?;
-        Ok::<_, Error>((container.version, container.policies.clone()))
-    });
-    let (version, policies) = found.unwrap_or_else(|| Err(Code::InternalError.into()))?;
+    let (version, policies) = find(call, |container| container.policies.clone()).await?;
     let mut response = xml_body(xml::policies(&policies));
     respond::version_headers(response.headers_mut(), version);
     Ok(response)

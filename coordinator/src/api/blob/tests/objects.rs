@@ -421,6 +421,11 @@ async fn structured_bodies_both_ways() {
         decoder.end().unwrap();
         assert!(found == expected);
     }
+    let both = [(HEADER, VALUE), ("x-ms-range", "bytes=0-9"), ("x-ms-range-get-content-md5", "true")];
+    let both = rig.send("GET", "/acct/cont/b", &both, b"").await;
+    assert_eq!((both.outcome(), both.header(HEADER)), ((400, "InvalidHeaderValue"), ""));
+    let longer = [(HEADER, VALUE), (LENGTH_HEADER, "5000001")];
+    assert_eq!(rig.put("/acct/cont/c", &longer, &encode(&content)).await.outcome(), (400, "IncompleteBody"));
     let mut damaged = encode(&content);
     damaged[1_000_000] ^= 1;
     let block = "/acct/cont/b?comp=block&blockid=QQ%3D%3D";
