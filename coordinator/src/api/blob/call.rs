@@ -1,8 +1,9 @@
 //! [`Call`]: a request that was understood and allowed.
 
-use super::address::{self, Address, Hints};
+use super::address;
 use super::backend::AccountAccess;
 use super::error::{Code, Error};
+use super::named::Named;
 use super::operation::{Operation, Shape};
 use super::{BlobApi, respond, structured};
 use crate::api::auth::blob::sas::Overrides;
@@ -67,37 +68,12 @@ impl<'a> Call<'a> {
     /// Finds out what is asked for and whether the caller may.
     pub async fn open(head: Head<'a>, api: &'a BlobApi) -> Result<(Operation, Call<'a>), Error> {
         let headers = head.headers;
-        let hints =
-            Hints { host: head.host, claimed: auth::claimed_account(headers), default: &api.default_account };
-        let is_account = |name: &str| api.backend.account(name).is_some();
-        let Address { account, container, blob } = address::locate(head.path, hints, is_account)
-            .map_err(|_| Error::new(Code::InvalidUri).because("The path is not UTF-8."))?;
+        let named = Named::of(head, api).await?;
+        let level = named.level();
+        let Named { account, container, blob, access } = named;
+        let access = access?;
         let query = auth::query_pairs_literal(head.query);
         let find = |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, v)| v.as_str());
-        let level = match (&container, &blob) {
-            (None, _) => Level::Service,
-            (_, None) => Level::Container,
-            _ => Level::Blob,
-        };
-        let unknown = || {
-            let why = format!("There is no account `{}`.", account.chars().take(64).collect::<String>());
-            Error::new(Code::AuthenticationFailed).because(why)
-        };
-        let access_keys = api.backend.account(&account).ok_or_else(unknown)?;
-        let credentials = auth::Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers,
-            account: &account,
-            container: container.as_deref(),
-            blob: blob.as_deref(),
-            secure: head.secure,
-            peer: head.peer,
-        };
-        let named = auth::named_policy(&credentials, &access_keys.keys)?;
-        let policy = api.policy(access_keys.id, container.as_deref(), named).await?;
-        let access = auth::authorise(&credentials, &access_keys.keys, policy.as_ref(), (api.clock)())?;
         let operation = Operation::of(Shape {
             method: head.method,
             level,
@@ -120,7 +96,7 @@ impl<'a> Call<'a> {
         let call = Call {
             api,
             head,
-            account: access_keys,
+            account,
             container: container.unwrap_or_default(),
             blob: blob.unwrap_or_default(),
             verdict,

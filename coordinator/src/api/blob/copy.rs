@@ -4,11 +4,12 @@
 //! moved. Any other source is fetched while the request waits, with whatever its URL carries as credentials. So every
 //! copy is complete when it is answered.
 
-use super::address::{self, Address, Hints, Parts};
+use super::address::{self, Parts};
 use super::blobs::{PUT_MAX, check_target, version_of, whole};
 use super::body::{Body, Stored};
-use super::call::Call;
+use super::call::{Call, Head};
 use super::error::{Code, Error};
+use super::named::{Named, Unnamed};
 use super::operation::Operation;
 use super::range;
 use super::respond::{self, BlobFacts};
@@ -177,35 +178,20 @@ async fn bring_own(
 /// A blob of this cluster that the caller may read.
 async fn find(call: &Call<'_>, parts: Parts<'_>) -> Result<(BlobFacts, Manifest), Error> {
     let api = call.api;
-    let hints = Hints { host: Some(parts.host), claimed: None, default: &api.default_account };
-    let is_account = |name: &str| api.backend.account(name).is_some();
-    let Address { account, container, blob } = address::locate(parts.path, hints, is_account)
-        .map_err(|_| Error::new(Code::InvalidUri).because("The source's path is not UTF-8."))?;
-    let access = api.backend.account(&account).ok_or_else(|| unverified("There is no such account."))?;
-    let (Some(container), Some(blob)) = (container, blob) else {
+    let none = HeaderMap::new();
+    let Parts { host, path, query, .. } = parts;
+    let head = Head { method: "GET", path, query, headers: &none, host: Some(host), ..call.head };
+    let named = Named::of(head, api).await.map_err(|unnamed| match unnamed {
+        Unnamed::Unavailable(unavailable) => unavailable.into(),
+        other => unverified(other.to_string()),
+    })?;
+    let Named { account, container: Some(container), blob: Some(blob), access } = named else {
         return Err(unverified("The source is no blob."));
     };
-    let none = HeaderMap::new();
-    let request = auth::Request {
-        method: "GET",
-        path: parts.path,
-        query: parts.query,
-        headers: &none,
-        account: &account,
-        container: Some(&container),
-        blob: Some(&blob),
-        secure: call.head.secure,
-        peer: call.head.peer,
-    };
-    let named =
-        auth::named_policy(&request, &access.keys).map_err(|denied| unverified(denied.to_string()))?;
-    let policy = api.policy(access.id, Some(&container), named).await?;
-    let verdict = auth::authorise(&request, &access.keys, policy.as_ref(), (api.clock)())
-        .and_then(|access| access.check(Operation::GetBlob.needs(Level::Blob)));
-    match verdict {
+    match access.and_then(|access| access.check(Operation::GetBlob.needs(Level::Blob))) {
         Ok(_) => {}
         // Who has the account's key needs no signature for its blobs.
-        Err(auth::Denied::Missing) if call.is_owner() && access.id == call.account.id => {}
+        Err(auth::Denied::Missing) if call.is_owner() && account.id == call.account.id => {}
         Err(denied) => return Err(unverified(denied.to_string())),
     }
     if auth::query_pairs_literal(parts.query)
@@ -217,7 +203,7 @@ async fn find(call: &Call<'_>, parts: Parts<'_>) -> Result<(BlobFacts, Manifest)
     let condition = call.source_condition()?;
     api.backend.linearize().await?;
     let found = api.backend.read(|blobs| {
-        let blob = blobs.blob(access.id, &container, &blob);
+        let blob = blobs.blob(account.id, &container, &blob);
         let blob = blob.map_err(|_| unverified("The source does not exist."))?;
         check(&condition, Some(blob.version)).map_err(|_| Code::SourceConditionNotMet)?;
         Ok((BlobFacts::of(blob), blob.content))

@@ -1,5 +1,6 @@
 //! Errors of the interface: status, code and sentence from one table.
 
+use super::named::Unnamed;
 use crate::api::auth::blob::Denied;
 use crate::data::replicas;
 use crate::engine::Unavailable;
@@ -150,6 +151,16 @@ impl From<Unavailable> for Error {
             Unavailable::TooLarge { .. } => Code::RequestBodyTooLarge.into(),
             Unavailable::NotYet { .. } => Error::new(Code::NotImplemented).because(unavailable.to_string()),
             Unavailable::Busy | Unavailable::NoQuorum => Code::ServerBusy.into(),
+        }
+    }
+}
+
+impl From<Unnamed> for Error {
+    fn from(unnamed: Unnamed) -> Error {
+        match unnamed {
+            Unnamed::NotText => Error::new(Code::InvalidUri).because("The path is not UTF-8."),
+            Unnamed::NoAccount(_) => Error::new(Code::AuthenticationFailed).because(unnamed.to_string()),
+            Unnamed::Unavailable(unavailable) => unavailable.into(),
         }
     }
 }
